@@ -1,0 +1,3 @@
+//! The outside systems, one folder a kind.
+
+pub mod mqtt;

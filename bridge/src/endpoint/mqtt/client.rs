@@ -1,0 +1,130 @@
+//! What the bridge needs of an MQTT client, in words that both protocol versions share.
+//!
+//! One client is one connection: it is never reused for a second one, so nothing of an old connection can reach a new.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use eventmesh_wire::config::MqttEndpoint;
+use eventmesh_wire::validate::BrokerAddress;
+
+use crate::event::Headers;
+use crate::ledger::SendAck;
+
+/// How long connecting may take, the answer to CONNECT included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a connection is made from.
+#[derive(Clone)]
+pub struct Options {
+    pub endpoint: MqttEndpoint,
+    pub address: BrokerAddress,
+    pub tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    /// Events on their way at once, per direction.
+    pub max_in_flight: u16,
+}
+
+/// A publication that came in.
+#[derive(Debug)]
+pub struct Publication {
+    pub topic: Bytes,
+    pub payload: Bytes,
+    /// 0 when the broker expects no acknowledgement.
+    pub packet: u16,
+    pub redelivery: bool,
+    pub headers: Headers,
+}
+
+/// What happens on a connection.
+#[derive(Debug)]
+pub enum Signal {
+    Connected { session_present: bool, max_packet: Option<u32> },
+    Publication(Publication),
+    /// The broker's answer to a subscription, one for each filter: what is wrong with it, if anything.
+    Subscribed(Vec<Option<String>>),
+    /// Nothing that the bridge must know.
+    Other,
+}
+
+/// Why there is no connection any more, or none came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkError {
+    pub message: String,
+    pub kind: LinkErrorKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkErrorKind {
+    /// The network or the broker; worth another try soon.
+    Away,
+    /// The broker does not want this client; a person must change something.
+    Refused,
+    /// Another client uses the client id: trying soon would only start a fight.
+    TakenOver,
+}
+
+impl LinkError {
+    pub fn away(message: impl Into<String>) -> Self {
+        Self { message: message.into(), kind: LinkErrorKind::Away }
+    }
+
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { message: message.into(), kind: LinkErrorKind::Refused }
+    }
+}
+
+/// A publication to send.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    pub topic: String,
+    pub payload: Bytes,
+    pub headers: Headers,
+    pub retain: bool,
+    pub at_least_once: bool,
+}
+
+/// Why a publication was not taken.
+#[derive(Debug)]
+pub enum PublishError {
+    /// The connection went away; the broker may or may not have it.
+    Lost,
+    /// The broker has it, and does not want it.
+    Refused(String),
+}
+
+/// The future of a publication: it ends when the broker has acknowledged it.
+pub type Published = futures::future::BoxFuture<'static, Result<(), PublishError>>;
+
+/// One connection.
+pub trait Client: Clone + Send + Sync + 'static {
+    type EventLoop: Send;
+
+    /// Prepares a connection; the first poll makes it.
+    fn new(options: &Options) -> (Self, Self::EventLoop);
+    /// Drives the connection. Never dropped while it waits, except to end the connection.
+    fn poll(event_loop: &mut Self::EventLoop) -> impl Future<Output = Result<Signal, LinkError>> + Send;
+    fn subscribe(&self, filters: &[String], at_least_once: bool) -> Result<(), LinkError>;
+    fn unsubscribe(&self, filter: &str) -> Result<(), LinkError>;
+    fn acknowledger(&self) -> SendAck;
+    fn publish(&self, message: Outgoing) -> Result<Published, LinkError>;
+    fn disconnect(&self);
+}
+
+/// The words for a network error while connecting.
+pub fn connect_failed(address: &BrokerAddress, error: &std::io::Error) -> LinkError {
+    let place = format!("{}:{}", address.host, address.port);
+    let message = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => format!("{place} refuses the connection; is the broker running, and is this its port?"),
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::ConnectionAborted => {
+            format!("{place} closed the connection; is an MQTT broker listening there, with or without TLS as configured?")
+        }
+        _ => format!("can not connect to {place}: {error}"),
+    };
+    LinkError::away(message)
+}
+
+pub fn timed_out(address: &BrokerAddress) -> LinkError {
+    let seconds = CONNECT_TIMEOUT.as_secs();
+    LinkError::away(format!("{}:{} accepted no MQTT connection within {seconds} s; it hangs, or is no MQTT broker", address.host, address.port))
+}

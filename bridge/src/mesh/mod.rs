@@ -1,0 +1,7 @@
+//! The mesh side of a bridge: one connection, publishing into streams, consuming from durable consumers.
+
+pub mod connection;
+pub mod consume;
+pub mod publish;
+
+pub use connection::Mesh;

@@ -1,0 +1,236 @@
+//! Every condition type and reason that a status can show, and the rules for changing conditions.
+//!
+//! `docs/reference/conditions.md` is generated from [`Reason::ALL`]; a reason without a description does not compile.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+/// Condition types, in the order in which a status lists them. All have positive polarity: `True` is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// Summary: everything the object asks for is in place and works.
+    Ready,
+    /// The spec makes sense by itself and beside the other objects of the mesh.
+    Accepted,
+    /// Everything the spec refers to exists and may be used.
+    ResolvedRefs,
+    /// What the spec asks for has been set up in Kubernetes and in the broker.
+    Programmed,
+    /// The brokers of the mesh work (EventMesh).
+    Available,
+    /// Every route is connected on both sides (Bridge).
+    Connected,
+}
+
+impl ConditionType {
+    pub const ALL: [Self; 6] =
+        [Self::Ready, Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Available, Self::Connected];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::Programmed => "Programmed",
+            Self::Available => "Available",
+            Self::Connected => "Connected",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($name:ident: $description:literal,)*) => {
+        /// Why a condition has the status it has.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason { $(#[doc = $description] $name,)* }
+
+        impl Reason {
+            /// Every reason with its documentation.
+            pub const ALL: &'static [(Self, &'static str, &'static str)] =
+                &[$((Self::$name, stringify!($name), $description),)*];
+
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Good states.
+    Ready: "Everything the object asks for is in place and works.",
+    Accepted: "The spec is valid.",
+    AcceptedWithWarning: "The spec is valid, but gives up a protection; the message says which. Nothing needs to be done if that is intended.",
+    ResolvedRefs: "Everything the spec refers to exists and may be used.",
+    Programmed: "What the spec asks for has been set up.",
+    Available: "All brokers are ready.",
+    Connected: "Every route is connected on both sides.",
+    Observed: "The Topic has `managed: false`: its stream exists and is reported, and the operator does not change it.",
+    // Waiting.
+    Pending: "The operator has not come to this yet, or waits for an earlier condition.",
+    BrokersStarting: "Brokers are being created or have not become ready; the message says how many. Look at the broker pods if it lasts.",
+    Degraded: "Some brokers are not ready, but a majority works and events flow. Look at the pods that the message names.",
+    RollingOut: "A changed configuration is being rolled out to the brokers one by one.",
+    BrokerUnavailable: "The operator has no connection to the brokers of the mesh. Look at the EventMesh; the operator goes on by itself once they answer.",
+    Connecting: "Pods have started and are not yet connected on both sides; the message names the route and the last error.",
+    NoReport: "No bridge pod has reported in the last 30 seconds. Look at the pods and their logs.",
+    // Stopped by the user.
+    Paused: "The object or its mesh is paused by its spec.",
+    // Refusals: Accepted.
+    InvalidSpec: "A field has a value that cannot work; the message names the field and what to write instead.",
+    InvalidReplicas: "The Topic wants more copies than the mesh has brokers. Lower storage.replicas or add brokers.",
+    InvalidSubject: "A subject breaks the subject rules or is reserved; the message says which rule.",
+    SubjectOverlap: "Another, older Topic of the mesh already stores an overlapping subject; the message names it. Change the subjects of one of them.",
+    FilterOutsideTopic: "A filter asks for subjects that the Topic does not store. Change the filter or the Topic's subjects.",
+    InvalidMapping: "The `to` of a route cannot be made from its `from`; the message names the route and the wildcard.",
+    InvalidFilter: "A CEL filter does not compile or does not yield true or false; the message shows where.",
+    StreamConflict: "The broker holds a stream of this name that belongs to another object or was made by hand. Delete it, or set `managed: false` to report it.",
+    LoopRefused: "An outbound and an inbound route would send an event round in a circle, and the protocol version cannot mark it. Change an address, or use MQTT V5.",
+    ReservedConfigKey: "extraConfig sets a key that the operator owns; the message names it. Remove the key.",
+    // Refusals: ResolvedRefs.
+    MeshNotFound: "The EventMesh that the spec names does not exist. It may be created later; the operator waits.",
+    MeshDeleted: "The EventMesh that the spec names is being deleted.",
+    MeshNotAccepted: "The EventMesh that the spec names has not been accepted; look at its conditions.",
+    RefNotPermitted: "The mesh is in another namespace and its allowedNamespaces does not let this namespace in.",
+    TopicNotFound: "The Topic that the spec names does not exist. It may be created later; the operator waits.",
+    TopicNotReady: "The Topic that the spec names is not set up yet; look at its conditions.",
+    TopicOfOtherMesh: "The Topic that the spec names belongs to another mesh.",
+    NoTopicForRoute: "No Topic stores the subjects that an inbound route delivers to, so an event could be lost. Create a Topic; the operator waits.",
+    SecretNotFound: "A Secret that the spec names does not exist. It may be created later; the operator waits.",
+    SecretKeyMissing: "A Secret that the spec names lacks a key; the message says which.",
+    StreamNotFound: "The Topic has `managed: false` and the broker holds no such stream.",
+    // Failures: Programmed, Available, Connected.
+    BrokerRefused: "The broker refused what the spec asks for; the message is the broker's own.",
+    ApplyFailed: "The Kubernetes API refused a child object; the message is the API server's own.",
+    EndpointUnreachable: "A bridge pod cannot reach or log in at the endpoint; the message is the last error.",
+    RouteBlocked: "An event of a route cannot be delivered and holds up those behind it; the message is the last error.",
+    PodsNotReady: "The pods of the Bridge are not ready. Look at the pods and their events.",
+    NotReady: "Another condition is not True; the message says which.",
+}
+
+/// One condition as a pass of a controller decided it, before it is compared with what the status shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub kind: ConditionType,
+    /// `None` is `Unknown`.
+    pub status: Option<bool>,
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl Verdict {
+    #[must_use]
+    pub fn good(kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self { kind, status: Some(true), reason, message: message.into() }
+    }
+
+    #[must_use]
+    pub fn bad(kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self { kind, status: Some(false), reason, message: message.into() }
+    }
+
+    #[must_use]
+    pub fn pending(kind: ConditionType) -> Self {
+        Self { kind, status: None, reason: Reason::Pending, message: String::new() }
+    }
+}
+
+/// Puts `Ready` before the given verdicts: `True` when all are, else with the reason of the first that is not.
+#[must_use]
+pub fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
+    let worst = verdicts.iter().find(|v| v.status == Some(false)).or_else(|| verdicts.iter().find(|v| v.status.is_none()));
+    let ready = match worst {
+        None => Verdict::good(ConditionType::Ready, Reason::Ready, ""),
+        Some(cause) => Verdict {
+            kind: ConditionType::Ready,
+            status: cause.status,
+            reason: cause.reason,
+            message: if cause.message.is_empty() {
+                format!("waiting for {}", cause.kind.as_str())
+            } else {
+                cause.message.clone()
+            },
+        },
+    };
+    std::iter::once(ready).chain(verdicts).collect()
+}
+
+/// The conditions to write: each verdict, with the transition time of the old condition where its status is the same.
+#[must_use]
+pub fn merge(old: &[Condition], verdicts: &[Verdict], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    verdicts
+        .iter()
+        .map(|verdict| {
+            let status = match verdict.status {
+                Some(true) => "True",
+                Some(false) => "False",
+                None => "Unknown",
+            };
+            let since = old
+                .iter()
+                .find(|c| c.type_ == verdict.kind.as_str() && c.status == status)
+                .map_or_else(|| whole_seconds(now), |c| c.last_transition_time.clone());
+            Condition {
+                type_: verdict.kind.as_str().to_owned(),
+                status: status.to_owned(),
+                reason: verdict.reason.as_str().to_owned(),
+                message: verdict.message.clone(),
+                observed_generation: generation,
+                last_transition_time: since,
+            }
+        })
+        .collect()
+}
+
+/// Kubernetes keeps condition times in whole seconds; writing finer ones would make every comparison differ.
+fn whole_seconds(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a valid time")
+    }
+
+    #[test]
+    fn ready_takes_the_first_failure_before_the_first_unknown() {
+        let verdicts = with_ready(vec![
+            Verdict::pending(ConditionType::Programmed),
+            Verdict::bad(ConditionType::Accepted, Reason::InvalidSpec, "no"),
+        ]);
+        assert_eq!(verdicts[0], Verdict::bad(ConditionType::Ready, Reason::InvalidSpec, "no"));
+    }
+
+    #[test]
+    fn ready_is_true_only_when_all_are() {
+        let all = vec![Verdict::good(ConditionType::Accepted, Reason::Accepted, "")];
+        assert_eq!(with_ready(all)[0].status, Some(true));
+        assert_eq!(with_ready(vec![Verdict::pending(ConditionType::Accepted)])[0].status, None);
+    }
+
+    #[test]
+    fn transition_time_changes_only_with_the_status() {
+        let good = [Verdict::good(ConditionType::Ready, Reason::Ready, "")];
+        let first = merge(&[], &good, Some(1), at(10));
+        let second = merge(&first, &good, Some(2), at(20));
+        assert_eq!(second[0].last_transition_time, first[0].last_transition_time);
+        assert_eq!(second[0].observed_generation, Some(2));
+        let third = merge(&second, &[Verdict::bad(ConditionType::Ready, Reason::Pending, "")], Some(2), at(30));
+        assert_eq!(third[0].last_transition_time.0, at(30));
+    }
+
+    #[test]
+    fn reasons_are_upper_camel_case_and_described() {
+        for (_, name, description) in Reason::ALL {
+            assert!(name.chars().next().is_some_and(char::is_uppercase) && name.chars().all(char::is_alphanumeric));
+            assert!(description.ends_with('.'), "{name} needs a full sentence");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The CEL rules of the kinds, evaluated without a cluster: what is refused at apply time, and what is not.
+
+use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic};
+use rstest::rstest;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+fn object<T: DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> T {
+    let value = json!({ "apiVersion": "eventmesh.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
+    serde_json::from_value(value).expect("a well-formed object")
+}
+
+/// The messages of the rules that refused, joined; empty when nothing was refused.
+fn refusals(result: Result<(), kube::core::cel::ValidationErrors>) -> String {
+    result.err().map(|errors| errors.to_string()).unwrap_or_default()
+}
+
+fn assert_refused(found: &str, expected: &str) {
+    if expected.is_empty() {
+        assert_eq!(found, "");
+    } else {
+        assert!(found.contains(expected), "expected a refusal with `{expected}`, found `{found}`");
+    }
+}
+
+#[rstest]
+#[case("retail", json!({"brokers": {}}), "")]
+#[case("retail", json!({"brokers": {"replicas": 5}}), "")]
+#[case("retail", json!({"brokers": {"replicas": 2}}), "replicas must be 1, 3, 5 or 7")]
+#[case("retail", json!({"brokers": {"settings": {"maxPayload": "128Mi"}}}), "maxPayload must be between")]
+#[case("1retail", json!({"brokers": {}}), "DNS label")]
+#[case("re.tail", json!({"brokers": {}}), "DNS label")]
+#[case("retail", json!({"brokers": {}, "allowedNamespaces": {"from": "Selector"}}), "`selector` must be set")]
+#[case("retail", json!({"brokers": {}, "allowedNamespaces": {"from": "All"}}), "")]
+fn mesh(#[case] name: &str, #[case] spec: Value, #[case] refusal: &str) {
+    let mesh: EventMesh = object("EventMesh", name, &spec);
+    assert_refused(&refusals(mesh.validate_cel()), refusal);
+}
+
+#[rstest]
+#[case(json!({"brokers": {}}), json!({"brokers": {"replicas": 3}}), "")]
+#[case(json!({"brokers": {}}), json!({"brokers": {"replicas": 5}}), "")]
+#[case(json!({"brokers": {}}), json!({"brokers": {"replicas": 1}}), "replicas cannot be lowered")]
+#[case(json!({"brokers": {"replicas": 1}}), json!({"brokers": {}}), "cannot grow into a cluster")]
+#[case(json!({"brokers": {"storage": {"size": "2Gi"}}}), json!({"brokers": {"storage": {"size": "1Gi"}}}), "cannot shrink")]
+#[case(json!({"brokers": {"storage": {"size": "2Gi"}}}), json!({"brokers": {"storage": {"size": "3Gi"}}}), "cannot grow in this release")]
+#[case(json!({"brokers": {"storage": {"size": "1Gi"}}}), json!({"brokers": {"storage": {"size": "1024Mi"}}}), "")]
+#[case(json!({"brokers": {"storage": {"size": "1Gi"}}}), json!({"brokers": {}}), "cannot be changed by adding or removing")]
+#[case(json!({"brokers": {}}), json!({"brokers": {"storage": {"sync": "Always"}}}), "")]
+#[case(json!({"brokers": {"storage": {"className": "a"}}}), json!({"brokers": {"storage": {"className": "b"}}}), "className is immutable")]
+fn mesh_update(#[case] old: Value, #[case] new: Value, #[case] refusal: &str) {
+    let old: EventMesh = object("EventMesh", "retail", &old);
+    let new: EventMesh = object("EventMesh", "retail", &new);
+    assert_refused(&refusals(new.validate_cel_update(&old)), refusal);
+}
+
+fn topic_spec(fields: &Value) -> Value {
+    let mut spec = json!({"mesh": {"name": "retail"}});
+    spec.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+    spec
+}
+
+#[rstest]
+#[case("accounts", json!({}), "")]
+#[case("accounts.v1", json!({}), "without dots")]
+#[case("accounts", json!({"storage": {"replicas": 2}}), "replicas must be 1, 3 or 5")]
+#[case("accounts", json!({"retention": {"discard": "New"}}), "needs maxBytes")]
+#[case("accounts", json!({"retention": {"discard": "New", "maxMessages": 10}}), "")]
+fn topic(#[case] name: &str, #[case] fields: Value, #[case] refusal: &str) {
+    let topic: Topic = object("Topic", name, &topic_spec(&fields));
+    assert_refused(&refusals(topic.validate_cel()), refusal);
+}
+
+#[rstest]
+#[case(json!({}), json!({"mesh": {"name": "other"}}), "mesh is immutable")]
+#[case(json!({}), json!({"storage": {"type": "File"}}), "")]
+#[case(json!({}), json!({"storage": {"type": "Memory"}}), "storage.type is immutable")]
+#[case(json!({}), json!({"retention": {"policy": "WorkQueue"}}), "retention.policy is immutable")]
+#[case(json!({}), json!({"retention": {"maxAge": "1h"}}), "")]
+fn topic_update(#[case] old: Value, #[case] new: Value, #[case] refusal: &str) {
+    let old: Topic = object("Topic", "accounts", &topic_spec(&old));
+    let new: Topic = object("Topic", "accounts", &topic_spec(&new));
+    assert_refused(&refusals(new.validate_cel_update(&old)), refusal);
+}
+
+#[rstest]
+#[case(json!({"topic": {"name": "accounts"}}), "")]
+#[case(json!({"topic": {"name": "accounts"}, "startFrom": {"position": "Time"}}), "`time` must be set")]
+#[case(json!({"topic": {"name": "accounts"}, "startFrom": {"position": "New", "sequence": 4}}), "`sequence` must be set")]
+#[case(json!({"topic": {"name": "accounts"}, "maxDeliver": 1, "backoff": ["1s", "5s"]}), "backoff must not have more entries")]
+fn subscription(#[case] spec: Value, #[case] refusal: &str) {
+    let subscription: Subscription = object("Subscription", "ledger", &spec);
+    assert_refused(&refusals(subscription.validate_cel()), refusal);
+}
+
+#[rstest]
+#[case(json!({"topic": {"name": "a"}}), json!({"topic": {"name": "b"}}), "topic is immutable")]
+#[case(json!({"topic": {"name": "a"}}), json!({"topic": {"name": "a"}, "startFrom": {"position": "All"}}), "startFrom is immutable")]
+#[case(json!({"topic": {"name": "a"}}), json!({"topic": {"name": "a"}, "filter": ["a.b"]}), "")]
+fn subscription_update(#[case] old: Value, #[case] new: Value, #[case] refusal: &str) {
+    let old: Subscription = object("Subscription", "ledger", &old);
+    let new: Subscription = object("Subscription", "ledger", &new);
+    assert_refused(&refusals(new.validate_cel_update(&old)), refusal);
+}
+
+fn bridge_spec(fields: &Value) -> Value {
+    let mut spec = json!({
+        "mesh": {"name": "retail"},
+        "endpoint": {"mqtt": {"url": "mqtt://site.example:1883"}},
+        "inbound": [{"name": "in", "from": "a/#", "to": "a.{1}"}],
+        "replicas": 1,
+    });
+    spec.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+    spec
+}
+
+#[rstest]
+#[case(json!({}), "")]
+#[case(json!({"endpoint": {}}), "exactly one kind of endpoint")]
+#[case(json!({"inbound": []}), "at least one route")]
+#[case(json!({"outbound": [{"name": "in", "from": {"topic": "t"}, "to": "b"}]}), "route names must be unique")]
+#[case(json!({"replicas": 2}), "at most 1 replica")]
+#[case(json!({"replicas": 0}), "")]
+#[case(json!({"replicas": 3, "inbound": [], "outbound": [{"name": "out", "from": {"topic": "t"}, "to": "b"}]}), "")]
+#[case(json!({"endpoint": {"mqtt": {"url": "mqtt://a:1", "tls": {"secret": {"name": "s"}}}}}), "begins with mqtts://")]
+fn bridge(#[case] fields: Value, #[case] refusal: &str) {
+    let bridge: Bridge = object("Bridge", "factory", &bridge_spec(&fields));
+    assert_refused(&refusals(bridge.validate_cel()), refusal);
+}

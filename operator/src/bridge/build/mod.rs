@@ -1,0 +1,87 @@
+//! The Kubernetes objects of a Bridge. Pure and infallible; one file an object.
+
+mod deployment;
+
+use std::collections::BTreeMap;
+
+use eventmesh_wire::config_hash;
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Secret, ServiceAccount},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::validate::ValidBridge;
+use crate::{
+    cache::{MANAGED_BY, MANAGED_BY_VALUE},
+    mesh::build::MESH_LABEL,
+    wake::{COMPONENT, INSTANCE},
+};
+
+/// Key of the configuration in the Secret, and name of the file in the pods.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// Everything a Bridge consists of in Kubernetes.
+pub struct Desired {
+    pub service_account: ServiceAccount,
+    pub secret: Secret,
+    pub deployment: Deployment,
+    /// Fingerprint of the configuration; pods report the one they run with.
+    pub config_hash: String,
+}
+
+/// Deployment, Secret and ServiceAccount of a Bridge.
+#[must_use]
+pub fn child_name(bridge: &str) -> String {
+    format!("{bridge}-bridge")
+}
+
+pub fn run(bridge: &ValidBridge, image: &str) -> Desired {
+    // A configuration made of plain data always has a JSON form.
+    let file = serde_json::to_vec(&bridge.config).unwrap_or_default();
+    let config_hash = config_hash(&file);
+    Desired {
+        service_account: ServiceAccount {
+            metadata: metadata(bridge),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        },
+        secret: Secret {
+            metadata: metadata(bridge),
+            data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), ByteString(file))])),
+            ..Secret::default()
+        },
+        deployment: deployment::run(bridge, image),
+        config_hash,
+    }
+}
+
+/// Labels that select the pods of a Bridge; never changed, since a Deployment's selector cannot be.
+#[must_use]
+pub fn selector(bridge: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(INSTANCE.to_owned(), bridge.to_owned()), (COMPONENT.to_owned(), "bridge".to_owned())])
+}
+
+fn labels(bridge: &ValidBridge) -> BTreeMap<String, String> {
+    let mut labels = selector(&bridge.name);
+    labels.extend([
+        ("app.kubernetes.io/name".to_owned(), "eventmesh-bridge".to_owned()),
+        ("app.kubernetes.io/part-of".to_owned(), "eventmesh".to_owned()),
+        (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
+        (MESH_LABEL.to_owned(), bridge.mesh.clone()),
+    ]);
+    labels
+}
+
+fn metadata(bridge: &ValidBridge) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(child_name(&bridge.name)),
+        namespace: Some(bridge.namespace.clone()),
+        labels: Some(labels(bridge)),
+        owner_references: Some(vec![bridge.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,55 @@
+//! The Bridge controller: the pods of a Bridge, their configuration, and the consumers its outbound routes read from.
+
+mod apply;
+pub mod build;
+mod cleanup;
+pub mod resolve;
+mod status;
+mod validate;
+
+use std::sync::Arc;
+
+use eventmesh_crds::{Bridge, conditions::Verdict};
+
+use crate::engine::{Context, Controller, Error, Outcome, finalizer};
+
+pub struct BridgeController {
+    context: Arc<Context>,
+}
+
+impl BridgeController {
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+impl Controller for BridgeController {
+    type Object = Bridge;
+    const NAME: &'static str = "bridge";
+
+    async fn reconcile(&self, bridge: Arc<Bridge>) -> Result<Outcome, Error> {
+        let context = &*self.context;
+        if bridge.metadata.deletion_timestamp.is_some() {
+            return cleanup::run(context, &bridge).await;
+        }
+        finalizer::set(&context.client, &*bridge, cleanup::is_needed(&bridge)).await?;
+        let resolved = resolve::run(context, &bridge).await?;
+        let stopped = match validate::run(&bridge, &resolved) {
+            // A bad spec never replaces a good one that runs: what was applied before stays.
+            Err(stopped) => stopped,
+            Ok(valid) => {
+                let desired = build::run(&valid, &context.images.bridge);
+                apply::run(context, &bridge, &valid, &desired).await?
+            }
+        };
+        status::write(context, &bridge, stopped.verdicts).await?;
+        Ok(stopped.outcome)
+    }
+}
+
+/// How far a pass came: the verdicts without `Connected`, which the reports of the pods decide.
+struct Stopped {
+    verdicts: Vec<Verdict>,
+    outcome: Outcome,
+}

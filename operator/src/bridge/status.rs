@@ -1,0 +1,211 @@
+//! The status of a Bridge, from its Deployment and from the reports of its pods.
+
+use std::{collections::BTreeMap, sync::PoisonError};
+
+use eventmesh_crds::{
+    Bridge,
+    bridge::{BridgeState, BridgeStatus, Counters, RouteStatus},
+    conditions::{self, ConditionType, Reason, Verdict},
+};
+use eventmesh_wire::report::{Report, RouteReport, RouteState};
+use kube::runtime::reflector::ObjectRef;
+use tokio::time::Instant;
+
+use super::build;
+use crate::{
+    cache::{mesh_key, namespaced},
+    engine::{Context, Error, apply},
+    status_values::signed,
+};
+
+/// Writes the status: the verdicts of the pass, and `Connected` from the reports.
+pub async fn write(context: &Context, bridge: &Bridge, mut verdicts: Vec<Verdict>) -> Result<(), Error> {
+    let (namespace, name) = namespaced(bridge);
+    let reports = reports(context, bridge);
+    let deployment = context.cache.deployments.get(&ObjectRef::new(&build::child_name(&name)).within(&namespace));
+    let pods = deployment.as_ref().and_then(|deployment| deployment.status.clone()).unwrap_or_default();
+    let set_up = verdicts.iter().any(|v| v.kind == ConditionType::Programmed && v.status == Some(true));
+    verdicts.push(if set_up { connected(bridge, &reports) } else { Verdict::pending(ConditionType::Connected) });
+    let before = bridge.status.clone().unwrap_or_default();
+    let generation = bridge.metadata.generation;
+    let routes = routes(&reports);
+    let selector = build::selector(&name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+    let status = BridgeStatus {
+        observed_generation: generation,
+        conditions: conditions::merge(&before.conditions, &conditions::with_ready(verdicts), generation, context.now()),
+        replicas: Some(pods.replicas.unwrap_or(0)),
+        ready_replicas: Some(pods.ready_replicas.unwrap_or(0)),
+        selector: Some(selector.join(",")),
+        endpoint: bridge.spec.endpoint.mqtt.as_ref().map(|mqtt| mqtt.url.clone()),
+        totals: Some(totals(&routes)),
+        routes: Some(routes),
+    };
+    apply::status(&context.client, bridge, bridge.status.as_ref(), &status).await?;
+    Ok(())
+}
+
+fn reports(context: &Context, bridge: &Bridge) -> Vec<Report> {
+    let (namespace, name) = namespaced(bridge);
+    let Some(broker) = context.brokers.get(&mesh_key(&bridge.spec.mesh, &namespace)) else { return Vec::new() };
+    let mut reports =
+        broker.reports.lock().unwrap_or_else(PoisonError::into_inner).of(&namespace, &name, Instant::now());
+    // Pods of an earlier Bridge of this name may still be ending.
+    reports.retain(|report| Some(&report.bridge.uid) == bridge.metadata.uid.as_ref());
+    reports
+}
+
+fn connected(bridge: &Bridge, reports: &[Report]) -> Verdict {
+    let kind = ConditionType::Connected;
+    if bridge.spec.replicas == 0 {
+        return Verdict::bad(kind, Reason::Paused, "spec.replicas is 0");
+    }
+    if bridge.spec.state == Some(BridgeState::Paused) {
+        return Verdict { kind, status: None, reason: Reason::Paused, message: "spec.state is Paused".to_owned() };
+    }
+    if reports.is_empty() {
+        return Verdict::bad(kind, Reason::NoReport, "no bridge pod has reported yet, or not for 30 seconds");
+    }
+    for report in reports {
+        if let Some(problem) = &report.config_problem {
+            let message = format!("pod {} keeps its last good configuration: {problem}", report.pod);
+            return Verdict::bad(kind, Reason::InvalidSpec, message);
+        }
+        if !report.connected.mesh {
+            return Verdict::bad(kind, Reason::Connecting, format!("pod {} is not connected to the mesh", report.pod));
+        }
+        if !report.connected.endpoint {
+            let error = report.connected.endpoint_error.as_ref().map_or("no error yet", |error| error.message.as_str());
+            let reason = if report.connected.endpoint_error.is_some() { Reason::EndpointUnreachable } else { Reason::Connecting };
+            return Verdict::bad(kind, reason, format!("pod {}: {error}", report.pod));
+        }
+    }
+    let stuck = reports.iter().flat_map(|report| &report.routes).max_by_key(|route| severity(route.state));
+    match stuck {
+        Some(route) if route.state != RouteState::Running => {
+            let reason = match route.state {
+                RouteState::Blocked => Reason::RouteBlocked,
+                RouteState::Failed => Reason::EndpointUnreachable,
+                RouteState::Paused => Reason::Paused,
+                RouteState::Connecting | RouteState::Running => Reason::Connecting,
+            };
+            let error = route.last_error.as_ref().map_or("no error yet", |error| error.message.as_str());
+            Verdict::bad(kind, reason, format!("route {} is {}: {error}", route.name, route.state.label()))
+        }
+        _ => Verdict::good(kind, Reason::Connected, format!("{} pod(s) report", reports.len())),
+    }
+}
+
+fn severity(state: RouteState) -> u8 {
+    match state {
+        RouteState::Running => 0,
+        RouteState::Paused => 1,
+        RouteState::Connecting => 2,
+        RouteState::Blocked => 3,
+        RouteState::Failed => 4,
+    }
+}
+
+/// Each route, summed over the pods; its state is the worst that a pod reports.
+fn routes(reports: &[Report]) -> Vec<RouteStatus> {
+    let mut by_name: BTreeMap<&str, Vec<&RouteReport>> = BTreeMap::new();
+    for route in reports.iter().flat_map(|report| &report.routes) {
+        by_name.entry(&route.name).or_default().push(route);
+    }
+    by_name.values().filter_map(|routes| summed(routes)).collect()
+}
+
+fn summed(routes: &[&RouteReport]) -> Option<RouteStatus> {
+    let worst = routes.iter().max_by_key(|route| severity(route.state))?;
+    let latest = routes.iter().filter_map(|route| route.last_error.as_ref()).max_by_key(|error| error.at);
+    let sum = |of: fn(&RouteReport) -> u64| signed(routes.iter().map(|route| of(route)).sum());
+    Some(RouteStatus {
+        name: worst.name.clone(),
+        state: format!("{:?}", worst.state),
+        since: Some(worst.since.to_string()),
+        counters: Counters {
+            received: sum(|r| r.counters.received),
+            delivered: sum(|r| r.counters.delivered),
+            filtered: sum(|r| r.counters.filtered),
+            dead_lettered: sum(|r| r.counters.dead_lettered),
+            dropped: sum(|r| r.counters.dropped),
+            in_flight: sum(|r| r.counters.in_flight),
+            // All pods read from one consumer, so each sees the same backlog.
+            lag: routes.iter().filter_map(|route| route.lag).max().map(signed),
+        },
+        retries: sum(|r| r.retries),
+        restarts: sum(|r| r.restarts),
+        last_error: latest.map(|error| error.message.clone()),
+        last_error_at: latest.map(|error| error.at.to_string()),
+    })
+}
+
+fn totals(routes: &[RouteStatus]) -> Counters {
+    let sum = |of: fn(&Counters) -> i64| routes.iter().map(|route| of(&route.counters)).sum();
+    let lags: Vec<i64> = routes.iter().filter_map(|route| route.counters.lag).collect();
+    Counters {
+        received: sum(|c| c.received),
+        delivered: sum(|c| c.delivered),
+        filtered: sum(|c| c.filtered),
+        dead_lettered: sum(|c| c.dead_lettered),
+        dropped: sum(|c| c.dropped),
+        in_flight: sum(|c| c.in_flight),
+        lag: (!lags.is_empty()).then(|| lags.iter().sum()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn report(pod: &str, state: &str, endpoint: bool) -> Report {
+        let error = if endpoint { Value::Null } else { json!({"message": "refused", "at": "2026-01-01T00:00:00Z"}) };
+        serde_json::from_value(json!({
+            "version": 1, "bridge": {"namespace": "a", "name": "b", "uid": "u"}, "pod": pod, "configHash": "h",
+            "at": "2026-01-01T00:00:00Z",
+            "connected": {"mesh": true, "endpoint": endpoint, "endpointError": error},
+            "routes": [{
+                "name": "out", "direction": "Outbound", "state": state, "since": "2026-01-01T00:00:00Z",
+                "counters": {"received": 5, "delivered": 3, "filtered": 1, "deadLettered": 0, "dropped": 0, "inFlight": 1},
+                "retries": 2, "restarts": 0, "lag": 7, "lastError": {"message": "slow", "at": "2026-01-01T00:00:00Z"},
+            }],
+        }))
+        .expect("a report")
+    }
+
+    fn bridge(fields: &Value) -> Bridge {
+        let mut spec = json!({
+            "mesh": {"name": "m"}, "endpoint": {"mqtt": {"url": "mqtt://h:1"}}, "replicas": 1,
+            "outbound": [{"name": "out", "from": {"topic": "t"}, "to": "x"}],
+        });
+        spec.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        serde_json::from_value(json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "Bridge", "metadata": {"name": "b", "namespace": "a"}, "spec": spec,
+        }))
+        .expect("a bridge")
+    }
+
+    #[test]
+    fn connected_tells_the_worst() {
+        let spec = bridge(&json!({}));
+        let reason = |reports: &[Report]| connected(&spec, reports).reason;
+        assert_eq!(reason(&[]), Reason::NoReport);
+        assert_eq!(reason(&[report("p1", "Running", true)]), Reason::Connected);
+        assert_eq!(reason(&[report("p1", "Running", true), report("p2", "Blocked", true)]), Reason::RouteBlocked);
+        let unreachable = connected(&spec, &[report("p1", "Connecting", false)]);
+        assert_eq!((unreachable.reason, unreachable.message.as_str()), (Reason::EndpointUnreachable, "pod p1: refused"));
+        assert_eq!(connected(&bridge(&json!({"state": "Paused"})), &[]).reason, Reason::Paused);
+        assert_eq!(connected(&bridge(&json!({"replicas": 0})), &[]).reason, Reason::Paused);
+    }
+
+    #[test]
+    fn numbers_are_summed_and_the_backlog_is_not() {
+        let routes = routes(&[report("p1", "Running", true), report("p2", "Blocked", true)]);
+        let [route] = routes.as_slice() else { panic!("one route, not {}", routes.len()) };
+        assert_eq!((route.counters.received, route.counters.delivered, route.counters.lag), (10, 6, Some(7)));
+        assert_eq!((route.state.as_str(), route.retries), ("Blocked", 4));
+        let sums = totals(&routes);
+        assert_eq!(sums.received, sums.delivered + sums.filtered + sums.dead_lettered + sums.dropped + sums.in_flight);
+    }
+}

@@ -1,0 +1,99 @@
+//! The Kubernetes objects of an EventMesh. Pure and infallible; one file an object.
+
+mod access;
+mod budget;
+pub mod config_file;
+pub mod names;
+mod secrets;
+mod services;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use sha2::{Digest, Sha256};
+
+use super::{Credentials, validate::ValidMesh};
+use crate::{
+    cache::{MANAGED_BY, MANAGED_BY_VALUE},
+    wake::{COMPONENT, INSTANCE},
+};
+
+/// Label that names the mesh on everything that belongs to it.
+pub const MESH_LABEL: &str = "eventmesh.dev/mesh";
+
+/// Everything a mesh consists of, in the order in which it is applied: what is mounted comes before the pods.
+pub struct Desired {
+    pub service_account: ServiceAccount,
+    pub config_map: ConfigMap,
+    pub broker_secret: Secret,
+    pub client_secret: Secret,
+    pub services: [Service; 2],
+    pub budget: PodDisruptionBudget,
+    pub stateful_set: StatefulSet,
+}
+
+pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
+    let config = config_file::broker(mesh);
+    let auth = config_file::auth(credentials);
+    let hash = hash(&[&config, &auth]);
+    Desired {
+        service_account: access::service_account(mesh),
+        config_map: ConfigMap {
+            metadata: metadata(mesh, names::brokers(&mesh.key.name)),
+            data: Some(BTreeMap::from([(config_file::BROKER_FILE.to_owned(), config)])),
+            ..ConfigMap::default()
+        },
+        broker_secret: secrets::broker(mesh, credentials, auth),
+        client_secret: secrets::client(mesh, credentials),
+        services: [services::headless(mesh), services::client(mesh)],
+        budget: budget::run(mesh),
+        stateful_set: stateful_set::run(mesh, &hash),
+    }
+}
+
+/// Labels that select the brokers of a mesh; never changed, since a StatefulSet's selector cannot be.
+fn selector(mesh: &ValidMesh) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (INSTANCE.to_owned(), mesh.key.name.clone()),
+        (COMPONENT.to_owned(), "broker".to_owned()),
+    ])
+}
+
+fn labels(mesh: &ValidMesh) -> BTreeMap<String, String> {
+    let mut labels = selector(mesh);
+    labels.extend([
+        ("app.kubernetes.io/name".to_owned(), "nats".to_owned()),
+        ("app.kubernetes.io/part-of".to_owned(), "eventmesh".to_owned()),
+        (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
+        (MESH_LABEL.to_owned(), mesh.key.name.clone()),
+    ]);
+    labels
+}
+
+fn metadata(mesh: &ValidMesh, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(mesh.key.namespace.clone()),
+        labels: Some(labels(mesh)),
+        owner_references: Some(vec![mesh.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Short fingerprint of texts: pods with another one run with another configuration.
+pub fn hash(texts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update(text.len().to_le_bytes());
+        hasher.update(text);
+    }
+    format!("{:x}", hasher.finalize())[..16].to_owned()
+}

@@ -1,0 +1,247 @@
+//! The StatefulSet of the brokers.
+//!
+//! Probes as the NATS documentation advises: startup waits until the broker has caught up with the cluster, readiness
+//! asks only whether the server runs (a broker that catches up must stay reachable for its peers), liveness only whether
+//! JetStream is enabled (a broker that catches up must never be killed for it). Pods start in parallel, since a broker
+//! without its peers never becomes ready.
+
+use std::collections::BTreeMap;
+
+use eventmesh_crds::mesh::WhenDeleted;
+use k8s_openapi::{
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
+        core::v1::{
+            ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
+            HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+            SecretProjection, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+            VolumeResourceRequirements,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{
+    super::validate::ValidMesh,
+    config_file::{
+        AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY, MONITOR_PORT,
+        RUN_DIRECTORY,
+    },
+    labels, metadata, names, selector,
+};
+use crate::pods;
+
+/// Annotation that rolls the brokers when their configuration changes.
+const CONFIG_HASH: &str = "eventmesh.dev/config-hash";
+/// Longer than the lame-duck time of the configuration file (5 s and 30 s).
+const TERMINATION_GRACE: i64 = 60;
+
+pub fn run(mesh: &ValidMesh, config_hash: &str) -> StatefulSet {
+    let name = names::brokers(&mesh.key.name);
+    let when_deleted = match mesh.when_deleted {
+        WhenDeleted::Retain => "Retain",
+        WhenDeleted::Delete => "Delete",
+    };
+    StatefulSet {
+        metadata: metadata(mesh, name),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(mesh.replicas),
+            service_name: Some(names::headless(&mesh.key.name)),
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some(when_deleted.to_owned()),
+                when_scaled: Some("Retain".to_owned()),
+            }),
+            revision_history_limit: Some(5),
+            selector: LabelSelector { match_labels: Some(selector(mesh)), ..LabelSelector::default() },
+            template: template(mesh, config_hash),
+            volume_claim_templates: Some(vec![volume_claim(mesh)]),
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
+}
+
+fn template(mesh: &ValidMesh, config_hash: &str) -> PodTemplateSpec {
+    let user = &mesh.pod_template;
+    let mut annotations: BTreeMap<String, String> = user.annotations.clone().unwrap_or_default();
+    annotations.insert(CONFIG_HASH.to_owned(), config_hash.to_owned());
+    let mut pod_labels = user.labels.clone().unwrap_or_default();
+    pod_labels.extend(labels(mesh));
+    let name = names::brokers(&mesh.key.name);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(pod_labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            service_account_name: Some(name),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(TERMINATION_GRACE),
+            security_context: Some(pods::pod_security()),
+            node_selector: user.node_selector.clone(),
+            tolerations: user.tolerations.clone(),
+            affinity: user.affinity.clone(),
+            priority_class_name: user.priority_class_name.clone(),
+            topology_spread_constraints: Some(
+                user.topology_spread_constraints.clone().unwrap_or_else(|| vec![one_a_node(mesh)]),
+            ),
+            containers: vec![container(mesh)],
+            volumes: Some(volumes(mesh)),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+/// Preferred and not forced: fewer nodes than brokers must not stop the mesh.
+fn one_a_node(mesh: &ValidMesh) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(LabelSelector { match_labels: Some(selector(mesh)), ..LabelSelector::default() }),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn container(mesh: &ValidMesh) -> Container {
+    Container {
+        name: "broker".to_owned(),
+        image: Some(mesh.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIRECTORY}/{BROKER_FILE}")]),
+        env: Some(vec![EnvVar {
+            name: "POD_NAME".to_owned(),
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector {
+                    field_path: "metadata.name".to_owned(),
+                    ..ObjectFieldSelector::default()
+                }),
+                ..EnvVarSource::default()
+            }),
+            ..EnvVar::default()
+        }]),
+        ports: Some(vec![port("nats", CLIENT_PORT), port("cluster", CLUSTER_PORT), port("monitor", MONITOR_PORT)]),
+        resources: Some(mesh.resources.clone().unwrap_or_else(default_resources)),
+        startup_probe: Some(probe("/healthz", 5, 120)),
+        readiness_probe: Some(probe("/healthz?js-server-only=true", 5, 3)),
+        liveness_probe: Some(probe("/healthz?js-enabled-only=true", 10, 6)),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                exec: Some(ExecAction {
+                    command: Some(vec![
+                        "/nats-server".to_owned(),
+                        format!("--signal=ldm={RUN_DIRECTORY}/nats.pid"),
+                    ]),
+                }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        security_context: Some(pods::container_security()),
+        volume_mounts: Some(vec![
+            mount("config", CONFIG_DIRECTORY, true),
+            mount("run", RUN_DIRECTORY, false),
+            mount("data", DATA_DIRECTORY, false),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn default_resources() -> ResourceRequirements {
+    pods::requests("100m", "256Mi")
+}
+
+/// Looks every few seconds; so many failures in a row count.
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("monitor".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn port(name: &str, port: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
+    let name = names::brokers(&mesh.key.name);
+    let item = |file: &str| Some(vec![KeyToPath { key: file.to_owned(), path: file.to_owned(), ..KeyToPath::default() }]);
+    let config = ConfigMapProjection { name: name.clone(), items: item(BROKER_FILE), ..ConfigMapProjection::default() };
+    let auth = SecretProjection { name, items: item(AUTH_FILE), ..SecretProjection::default() };
+    vec![
+        Volume {
+            name: "config".to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(vec![
+                    VolumeProjection { config_map: Some(config), ..VolumeProjection::default() },
+                    VolumeProjection { secret: Some(auth), ..VolumeProjection::default() },
+                ]),
+                ..ProjectedVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: "run".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        },
+    ]
+}
+
+fn volume_claim(mesh: &ValidMesh) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some("data".to_owned()),
+            labels: Some(selector(mesh)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: mesh.storage_class.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([(
+                    "storage".to_owned(),
+                    Quantity(mesh.storage_size.as_str().to_owned()),
+                )])),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}

@@ -1,0 +1,214 @@
+//! The status of an EventMesh, from its pods and from what the brokers say of themselves.
+
+use std::sync::PoisonError;
+
+use eventmesh_crds::{
+    EventMesh,
+    conditions::{self, ConditionType, Reason, Verdict},
+    mesh::{BrokerStatus, Endpoints, EventMeshStatus},
+};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use kube::ResourceExt;
+
+use super::{DEFAULT_REPLICAS, apply::Applied, build::names};
+use crate::{
+    broker::{MeshKey, health::Health},
+    cache::{mesh_key, namespaced},
+    engine::{Context, Error, apply},
+    wake::{COMPONENT, INSTANCE},
+};
+
+/// Verdicts for a mesh that its user has paused.
+pub fn paused() -> Vec<Verdict> {
+    let message = "spec.paused is true: the operator changes nothing; events keep flowing";
+    vec![
+        Verdict::good(ConditionType::Accepted, Reason::Accepted, ""),
+        Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, ""),
+        Verdict { kind: ConditionType::Programmed, status: None, reason: Reason::Paused, message: message.to_owned() },
+        Verdict::pending(ConditionType::Available),
+    ]
+}
+
+/// Verdicts for a spec that cannot work.
+pub fn rejected(accepted: Verdict) -> Vec<Verdict> {
+    vec![
+        accepted,
+        Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, ""),
+        Verdict::pending(ConditionType::Programmed),
+        Verdict::pending(ConditionType::Available),
+    ]
+}
+
+/// Verdicts for a mesh whose children are applied.
+pub fn programmed(context: &Context, mesh: &EventMesh, applied: &Applied) -> Vec<Verdict> {
+    let (namespace, name) = namespaced(mesh);
+    let brokers = brokers(context, &namespace, &name);
+    let connected = context.brokers.get(&MeshKey { namespace, name }).is_some_and(|broker| broker.is_ready());
+    vec![
+        Verdict::good(ConditionType::Accepted, Reason::Accepted, ""),
+        Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, ""),
+        Verdict::good(ConditionType::Programmed, Reason::Programmed, ""),
+        available(replicas(mesh), &brokers, is_rolling(&applied.stateful_set), connected),
+    ]
+}
+
+fn replicas(mesh: &EventMesh) -> usize {
+    usize::try_from(mesh.spec.brokers.replicas.unwrap_or(DEFAULT_REPLICAS)).unwrap_or_default()
+}
+
+fn is_rolling(stateful_set: &StatefulSet) -> bool {
+    stateful_set.status.as_ref().is_some_and(|status| {
+        status.observed_generation != stateful_set.metadata.generation
+            || status.updated_replicas.unwrap_or(0) < status.replicas
+                && status.current_revision != status.update_revision
+    })
+}
+
+/// True while a majority works, since events flow then; the reason says whether it is all of them.
+fn available(wanted: usize, brokers: &[BrokerStatus], rolling: bool, connected: bool) -> Verdict {
+    let ready = brokers.iter().filter(|broker| broker.ready).count();
+    let absent = brokers.iter().filter(|broker| !broker.ready).map(|broker| broker.name.as_str()).collect::<Vec<_>>();
+    let count = format!("{ready} of {wanted} brokers are ready");
+    let message = if absent.is_empty() { count } else { format!("{count}; not ready: {}", absent.join(", ")) };
+    let kind = ConditionType::Available;
+    if ready <= wanted / 2 {
+        Verdict::bad(kind, Reason::BrokersStarting, message)
+    } else if !connected {
+        let message = format!("{message}; the operator is not connected to them yet");
+        Verdict::bad(kind, Reason::BrokerUnavailable, message)
+    } else if rolling {
+        Verdict::good(kind, Reason::RollingOut, message)
+    } else if ready < wanted {
+        Verdict::good(kind, Reason::Degraded, message)
+    } else {
+        Verdict::good(kind, Reason::Available, message)
+    }
+}
+
+/// `Ready` only when all brokers are: a mesh that has lost one has no reserve left.
+fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
+    let mut all = conditions::with_ready(verdicts);
+    let reduced = all
+        .iter()
+        .find(|v| v.kind == ConditionType::Available && matches!(v.reason, Reason::Degraded | Reason::RollingOut))
+        .cloned();
+    if let (Some(available), Some(ready)) = (reduced, all.first_mut())
+        && ready.status == Some(true)
+    {
+        *ready = Verdict { kind: ConditionType::Ready, status: Some(false), ..available };
+    }
+    all
+}
+
+pub async fn write(context: &Context, mesh: &EventMesh, verdicts: Vec<Verdict>) -> Result<(), Error> {
+    let (namespace, name) = namespaced(mesh);
+    let key = MeshKey { namespace, name };
+    let before = mesh.status.clone().unwrap_or_default();
+    let generation = mesh.metadata.generation;
+    let brokers = brokers(context, &key.namespace, &key.name);
+    let ready = brokers.iter().filter(|broker| broker.ready).count();
+    let status = EventMeshStatus {
+        observed_generation: generation,
+        conditions: conditions::merge(&before.conditions, &with_ready(verdicts), generation, context.now()),
+        summary: Some(format!("{ready}/{}", replicas(mesh))),
+        endpoints: Some(Endpoints { nats: Some(names::client_url(&key)) }),
+        broker_version: brokers.iter().filter_map(|broker| broker.version.clone()).min_by(|a, b| order(a).cmp(&order(b))),
+        brokers: Some(brokers),
+        topics: Some(count(context.cache.topics.state().iter().filter(|t| mesh_key(&t.spec.mesh, &namespace_of(&***t)) == key))),
+        subscriptions: Some(count(context.cache.subscriptions.state().iter().filter(|s| {
+            let namespace = namespace_of(&***s);
+            let topic = context.cache.topic(&namespace, &s.spec.topic.name);
+            topic.is_some_and(|topic| mesh_key(&topic.spec.mesh, &namespace) == key)
+        }))),
+        bridges: Some(count(context.cache.bridges.state().iter().filter(|b| mesh_key(&b.spec.mesh, &namespace_of(&***b)) == key))),
+    };
+    apply::status(&context.client, mesh, mesh.status.as_ref(), &status).await?;
+    Ok(())
+}
+
+fn namespace_of<K: ResourceExt>(object: &K) -> String {
+    object.namespace().unwrap_or_default()
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> i64 {
+    i64::try_from(items.count()).unwrap_or(i64::MAX)
+}
+
+/// `2.9.1` before `2.15.0`.
+fn order(version: &str) -> Vec<u64> {
+    version.split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+fn brokers(context: &Context, namespace: &str, mesh: &str) -> Vec<BrokerStatus> {
+    let key = MeshKey { namespace: namespace.to_owned(), name: mesh.to_owned() };
+    let broker = context.brokers.get(&key);
+    let health = broker.map(|broker| broker.health.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    let health = health.unwrap_or_default();
+    let mut pods = context.cache.pods.state_filter(|pod| {
+        let label = |name: &str| pod.labels().get(name).map(String::as_str);
+        pod.namespace().as_deref() == Some(namespace)
+            && label(INSTANCE) == Some(mesh)
+            && label(COMPONENT) == Some("broker")
+    });
+    pods.sort_by_key(|pod| pod.name_any());
+    pods.iter().map(|pod| broker_status(pod, &health)).collect()
+}
+
+fn broker_status(pod: &Pod, health: &Health) -> BrokerStatus {
+    let name = pod.name_any();
+    let said = health.brokers.get(&name);
+    let leaders = health.brokers.values().filter_map(|broker| broker.meta_leader.as_ref());
+    let status = pod.status.clone().unwrap_or_default();
+    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    BrokerStatus {
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        ready: ready && pod.metadata.deletion_timestamp.is_none(),
+        meta_leader: leaders.into_iter().any(|leader| *leader == name),
+        version: said.map(|said| said.version.clone()),
+        started_at: said.map(|said| said.started_at.clone()),
+        restarts: status.container_statuses.iter().flatten().map(|container| container.restart_count).sum(),
+        name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn brokers(ready: &[bool]) -> Vec<BrokerStatus> {
+        let broker = |(i, ready): (usize, &bool)| BrokerStatus { name: format!("b-{i}"), ready: *ready, ..BrokerStatus::default() };
+        ready.iter().enumerate().map(broker).collect()
+    }
+
+    #[rstest]
+    #[case(&[true, true, true], false, true, Some(true), Reason::Available)]
+    #[case(&[true, true, true], false, false, Some(false), Reason::BrokerUnavailable)]
+    #[case(&[true, true, false], false, true, Some(true), Reason::Degraded)]
+    #[case(&[true, true, false], true, true, Some(true), Reason::RollingOut)]
+    #[case(&[true, false, false], false, true, Some(false), Reason::BrokersStarting)]
+    #[case(&[], false, false, Some(false), Reason::BrokersStarting)]
+    fn availability(
+        #[case] ready: &[bool],
+        #[case] rolling: bool,
+        #[case] connected: bool,
+        #[case] status: Option<bool>,
+        #[case] reason: Reason,
+    ) {
+        let verdict = available(3, &brokers(ready), rolling, connected);
+        assert_eq!((verdict.status, verdict.reason), (status, reason));
+    }
+
+    #[test]
+    fn a_degraded_mesh_is_available_but_not_ready() {
+        let verdicts = with_ready(vec![available(3, &brokers(&[true, true, false]), false, true)]);
+        assert_eq!((verdicts[0].status, verdicts[0].reason), (Some(false), Reason::Degraded));
+        assert_eq!(verdicts[1].status, Some(true));
+    }
+
+    #[test]
+    fn versions_are_ordered_as_numbers() {
+        assert!(order("2.9.1") < order("2.15.0"));
+    }
+}

@@ -1,0 +1,52 @@
+//! The Subscription controller: one Subscription, one durable consumer in the brokers.
+
+mod cleanup;
+mod execute;
+mod resolve;
+mod status;
+mod validate;
+
+use std::sync::Arc;
+
+use eventmesh_crds::{Subscription, conditions::Verdict};
+
+use crate::engine::{Context, Controller, Error, Outcome, finalizer};
+
+pub use validate::check_filter;
+
+pub struct SubscriptionController {
+    context: Arc<Context>,
+}
+
+impl SubscriptionController {
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+impl Controller for SubscriptionController {
+    type Object = Subscription;
+    const NAME: &'static str = "subscription";
+
+    async fn reconcile(&self, subscription: Arc<Subscription>) -> Result<Outcome, Error> {
+        let context = &*self.context;
+        if subscription.metadata.deletion_timestamp.is_some() {
+            return cleanup::run(context, &subscription).await;
+        }
+        finalizer::set(&context.client, &*subscription, cleanup::is_needed(&subscription)).await?;
+        let resolved = resolve::run(context, &subscription);
+        let (stopped, broker) = match validate::run(&subscription, &resolved) {
+            Err(stopped) => (stopped, None),
+            Ok(valid) => (execute::run(context, &subscription, &valid).await?, Some(valid.broker)),
+        };
+        status::write(context, &subscription, stopped.verdicts, broker.as_deref()).await?;
+        Ok(stopped.outcome)
+    }
+}
+
+/// How far a pass came.
+struct Stopped {
+    verdicts: Vec<Verdict>,
+    outcome: Outcome,
+}

@@ -1,0 +1,235 @@
+//! From a spec that the API server took to a consumer that the broker will not refuse. Pure.
+
+use std::sync::Arc;
+
+use eventmesh_crds::{
+    Subscription, Topic,
+    common::std_duration,
+    conditions::{ConditionType, Reason, Verdict},
+    subscription::StartPosition,
+    topic::RetentionPolicy,
+};
+use eventmesh_wire::{names, subject::Pattern};
+use kube::{ResourceExt, core::Duration};
+use serde_json::{Value, json};
+
+use super::{Stopped, resolve::Resolved};
+use crate::{
+    broker::{
+        MeshBroker,
+        api::Config,
+        consumers::{WantedConsumer, put_filter},
+    },
+    cache::{namespaced, topics::subjects_of},
+    engine::Outcome,
+};
+
+/// Metadata of a consumer: which Subscription it belongs to.
+pub const OWNER: &str = "eventmesh.dev/subscription";
+
+const ACK_WAIT: i64 = 30_000_000_000;
+const MAX_IN_FLIGHT: i32 = 1000;
+/// Until when a paused Subscription is paused: the broker wants a time, and this is one that nobody lives to see.
+const PAUSED_UNTIL: &str = "2200-01-01T00:00:00Z";
+
+/// A Subscription that can be programmed.
+pub struct ValidSubscription {
+    pub broker: Arc<MeshBroker>,
+    pub consumer: WantedConsumer,
+}
+
+pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubscription, Stopped> {
+    let (namespace, name) = namespaced(subscription);
+    let topic_name = &subscription.spec.topic.name;
+    let (Some(topic), Some(mesh)) = (&resolved.topic, &resolved.mesh) else {
+        let message = format!("Topic {namespace}/{topic_name} does not exist; waiting for it");
+        return Err(unresolved(Verdict::bad(ConditionType::ResolvedRefs, Reason::TopicNotFound, message)));
+    };
+    let mesh = mesh.as_ref().map_err(|problem| unresolved(problem.verdict()))?;
+    if mesh.is_paused() {
+        return Err(waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
+    }
+    let filter = accept(subscription, topic).map_err(|verdict| Stopped {
+        verdicts: vec![*verdict, resolved_refs(), Verdict::pending(ConditionType::Programmed)],
+        outcome: Outcome::Rejected,
+    })?;
+    let Some(broker) = mesh.broker.clone() else {
+        return Err(waiting(Reason::BrokerUnavailable, format!("waiting for the brokers of EventMesh {}", mesh.key)));
+    };
+    let stream = names::stream(&namespace, topic_name);
+    if broker.view().stream(&stream).is_none() {
+        return Err(waiting(Reason::TopicNotReady, format!("Topic {namespace}/{topic_name} has no stream yet")));
+    }
+    let consumer = WantedConsumer {
+        name: names::subscription_consumer(&namespace, &name),
+        stream,
+        config: config(subscription, filter.as_deref()),
+        at_creation: beginning(subscription, topic),
+    };
+    Ok(ValidSubscription { broker, consumer })
+}
+
+fn unresolved(verdict: Verdict) -> Stopped {
+    Stopped {
+        verdicts: vec![Verdict::pending(ConditionType::Accepted), verdict, Verdict::pending(ConditionType::Programmed)],
+        outcome: Outcome::Waiting,
+    }
+}
+
+fn waiting(reason: Reason, message: String) -> Stopped {
+    Stopped {
+        verdicts: vec![
+            accepted(),
+            resolved_refs(),
+            Verdict { kind: ConditionType::Programmed, status: None, reason, message },
+        ],
+        outcome: Outcome::Waiting,
+    }
+}
+
+pub fn accepted() -> Verdict {
+    Verdict::good(ConditionType::Accepted, Reason::Accepted, "")
+}
+
+pub fn resolved_refs() -> Verdict {
+    Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "")
+}
+
+/// Checks a filter against the subjects of a Topic; also used for the outbound routes of Bridges.
+pub fn check_filter(filter: &[String], topic: &Topic) -> Result<Vec<Pattern>, (Reason, String)> {
+    let stored: Vec<Pattern> = subjects_of(topic).iter().filter_map(|s| Pattern::parse(s).ok()).collect();
+    let mut patterns: Vec<Pattern> = Vec::with_capacity(filter.len());
+    for subject in filter {
+        let pattern = Pattern::parse(subject).map_err(|error| (Reason::InvalidSubject, error.to_string()))?;
+        if !stored.iter().any(|stored| stored.contains(&pattern)) {
+            let stored = stored.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
+            let message = format!("filter `{pattern}` is not within the subjects of Topic {}: {stored}", topic.name_any());
+            return Err((Reason::FilterOutsideTopic, message));
+        }
+        if let Some(other) = patterns.iter().find(|other| other.overlaps(&pattern)) {
+            let message = format!("filters `{other}` and `{pattern}` overlap; an event would count twice, so remove one of them");
+            return Err((Reason::InvalidSubject, message));
+        }
+        patterns.push(pattern);
+    }
+    Ok(patterns)
+}
+
+fn accept(subscription: &Subscription, topic: &Topic) -> Result<Option<Vec<String>>, Box<Verdict>> {
+    let refuse = |reason, message: String| Box::new(Verdict::bad(ConditionType::Accepted, reason, message));
+    if let Some(filter) = &subscription.spec.filter {
+        check_filter(filter, topic).map_err(|(reason, message)| refuse(reason, message))?;
+    }
+    let position = subscription.spec.start_from.as_ref().map(|start| start.position);
+    if is_work_queue(topic) && position.is_some_and(|position| position != StartPosition::All) {
+        let message = "startFrom must be All or absent: the Topic has retention WorkQueue, whose events all wait to be processed";
+        return Err(refuse(Reason::InvalidSpec, message.to_owned()));
+    }
+    Ok(subscription.spec.filter.clone())
+}
+
+fn is_work_queue(topic: &Topic) -> bool {
+    topic.spec.retention.as_ref().and_then(|retention| retention.policy) == Some(RetentionPolicy::WorkQueue)
+}
+
+/// The keys of the consumer's configuration that the operator owns, in the broker's own words and units.
+fn config(subscription: &Subscription, filter: Option<&[String]>) -> Config {
+    let (namespace, name) = namespaced(subscription);
+    let spec = &subscription.spec;
+    let backoff: Vec<i64> = spec.backoff.iter().flatten().map(nanoseconds).collect();
+    // With a backoff the broker takes its first entry for the acknowledgement time.
+    let ack_wait = backoff.first().copied().or_else(|| spec.ack_wait.as_ref().map(nanoseconds)).unwrap_or(ACK_WAIT);
+    let mut config = object(json!({
+        "durable_name": names::subscription_consumer(&namespace, &name),
+        "ack_policy": "explicit",
+        "ack_wait": ack_wait,
+        "max_deliver": spec.max_deliver.unwrap_or(-1),
+        "backoff": backoff,
+        "max_ack_pending": spec.max_in_flight.unwrap_or(MAX_IN_FLIGHT),
+        "pause_until": (spec.paused == Some(true)).then_some(PAUSED_UNTIL),
+        "metadata": { OWNER: format!("{namespace}/{name}") },
+    }));
+    put_filter(&mut config, filter);
+    config
+}
+
+fn beginning(subscription: &Subscription, topic: &Topic) -> Config {
+    let start = subscription.spec.start_from.as_ref();
+    let position = start.map_or(if is_work_queue(topic) { StartPosition::All } else { StartPosition::New }, |s| s.position);
+    object(match position {
+        StartPosition::New => json!({ "deliver_policy": "new" }),
+        StartPosition::All => json!({ "deliver_policy": "all" }),
+        StartPosition::Time => {
+            json!({ "deliver_policy": "by_start_time", "opt_start_time": start.and_then(|s| s.time.clone()) })
+        }
+        StartPosition::Sequence => {
+            json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": start.and_then(|s| s.sequence) })
+        }
+    })
+}
+
+fn nanoseconds(duration: &Duration) -> i64 {
+    i64::try_from(std_duration(duration).as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn object(value: Value) -> Config {
+    match value {
+        Value::Object(map) => map,
+        _ => Config::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn topic(retention: &str) -> Topic {
+        serde_json::from_value(json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "accounts", "namespace": "shop"},
+            "spec": {"mesh": {"name": "retail"}, "subjects": ["accounts.>"], "retention": {"policy": retention}},
+        }))
+        .expect("a topic")
+    }
+
+    fn subscription(spec: &Value) -> Subscription {
+        let mut full = json!({"topic": {"name": "accounts"}});
+        full.as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
+        serde_json::from_value(json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "Subscription",
+            "metadata": {"name": "ledger", "namespace": "shop"}, "spec": full,
+        }))
+        .expect("a subscription")
+    }
+
+    #[test]
+    fn every_field_reaches_the_consumer() {
+        let subscription = subscription(&json!({
+            "filter": ["accounts.opened", "accounts.closed"], "startFrom": {"position": "Sequence", "sequence": 7},
+            "ackWait": "1m", "maxDeliver": 5, "backoff": ["1s", "5s"], "maxInFlight": 10, "paused": true,
+        }));
+        let config = config(&subscription, subscription.spec.filter.as_deref());
+        insta::assert_yaml_snapshot!("every_field", Value::Object(config));
+        insta::assert_yaml_snapshot!("beginning", Value::Object(beginning(&subscription, &topic("Limits"))));
+    }
+
+    #[rstest]
+    #[case(json!({"filter": ["accounts.opened"]}), "Limits", None)]
+    #[case(json!({"filter": ["orders.opened"]}), "Limits", Some(Reason::FilterOutsideTopic))]
+    #[case(json!({"filter": ["accounts"]}), "Limits", Some(Reason::FilterOutsideTopic))]
+    #[case(json!({"filter": ["accounts.*", "accounts.opened"]}), "Limits", Some(Reason::InvalidSubject))]
+    #[case(json!({"filter": ["accounts. opened"]}), "Limits", Some(Reason::InvalidSubject))]
+    #[case(json!({"startFrom": {"position": "New"}}), "WorkQueue", Some(Reason::InvalidSpec))]
+    #[case(json!({}), "WorkQueue", None)]
+    fn refuses(#[case] spec: Value, #[case] retention: &str, #[case] reason: Option<Reason>) {
+        let result = accept(&subscription(&spec), &topic(retention));
+        assert_eq!(result.err().map(|verdict| verdict.reason), reason);
+    }
+
+    #[test]
+    fn a_work_queue_is_read_from_its_beginning() {
+        assert_eq!(beginning(&subscription(&json!({})), &topic("WorkQueue"))["deliver_policy"], json!("all"));
+        assert_eq!(beginning(&subscription(&json!({})), &topic("Limits"))["deliver_policy"], json!("new"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Carries out the plan of a Topic: the only writes to the broker.
+
+use eventmesh_crds::{
+    Topic,
+    conditions::{ConditionType, Reason, Verdict},
+};
+use tracing::info;
+
+use super::{Stopped, plan::Plan, validate::ValidTopic};
+use crate::{
+    broker::{BrokerError, api::code, overlay::describe},
+    engine::{Context, Error, Outcome},
+};
+
+pub async fn run(context: &Context, topic: &Topic, valid: &ValidTopic, plan: Plan) -> Result<Stopped, Error> {
+    let (broker, stream) = (&valid.broker, valid.stream.as_str());
+    let result = match plan {
+        Plan::Nothing => return Ok(programmed(valid, Reason::Programmed)),
+        Plan::Observe => return Ok(programmed(valid, Reason::Observed)),
+        Plan::Missing => {
+            let message = format!("the broker holds no stream {stream}, and this Topic has managed: false");
+            return Ok(stopped(valid, Outcome::Waiting, Reason::StreamNotFound, message));
+        }
+        Plan::Conflict => {
+            let message = format!(
+                "stream {stream} was not made for a Topic; delete it, or set managed: false to report it without changing it"
+            );
+            return Ok(stopped(valid, Outcome::Waiting, Reason::StreamConflict, message));
+        }
+        Plan::Create(config) => {
+            let result = broker.create_stream(stream, &config).await;
+            if result.is_ok() {
+                announce_creation(context, topic, valid).await;
+            }
+            result
+        }
+        Plan::Update { config, differences } => {
+            let result = broker.update_stream(stream, &config).await;
+            if result.is_ok() {
+                announce_update(context, topic, valid, &describe(&differences)).await;
+            }
+            result
+        }
+    };
+    match result {
+        Ok(()) => Ok(programmed(valid, Reason::Programmed)),
+        Err(error) if error.is_code(code::STREAM_NAME_IN_USE) => {
+            // Made by somebody between the view and the call: look, and decide again.
+            broker.reread_stream(stream).await.map_err(Error::broker("read the stream"))?;
+            Err(Error::broker("create the stream")(error))
+        }
+        Err(error) if error.is_code(code::STREAM_NOT_FOUND) => {
+            broker.reread_stream(stream).await.map_err(Error::broker("read the stream"))?;
+            Err(Error::broker("update the stream")(error))
+        }
+        Err(error) if error.is_temporary() => Err(Error::broker("program the stream")(error)),
+        Err(error) => Ok(refused(valid, &error)),
+    }
+}
+
+async fn announce_creation(context: &Context, topic: &Topic, valid: &ValidTopic) {
+    info!(stream = valid.stream, "created the stream");
+    // The first creation is what everybody expects; one after that is a repair.
+    if valid.programmed_before {
+        context.metrics.repaired("Topic");
+        context.warn(topic, "StreamRecreated", format!("stream {} was missing and has been created again", valid.stream)).await;
+    }
+}
+
+async fn announce_update(context: &Context, topic: &Topic, valid: &ValidTopic, differences: &str) {
+    info!(stream = valid.stream, differences, "updated the stream");
+    let status = topic.status.as_ref();
+    if status.and_then(|status| status.observed_generation) == topic.metadata.generation {
+        context.metrics.repaired("Topic");
+        let note = format!("stream {} was changed by others and has been put back: {differences}", valid.stream);
+        context.warn(topic, "DriftRepaired", note).await;
+    } else {
+        context.note(topic, "StreamUpdated", format!("stream {}: {differences}", valid.stream)).await;
+    }
+}
+
+fn accepted(valid: &ValidTopic) -> Verdict {
+    if valid.warnings.is_empty() {
+        Verdict::good(ConditionType::Accepted, Reason::Accepted, "")
+    } else {
+        Verdict::good(ConditionType::Accepted, Reason::AcceptedWithWarning, valid.warnings.join("; "))
+    }
+}
+
+fn resolved_refs() -> Verdict {
+    Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "")
+}
+
+fn programmed(valid: &ValidTopic, reason: Reason) -> Stopped {
+    let verdict = Verdict::good(ConditionType::Programmed, reason, format!("stream {}", valid.stream));
+    Stopped { verdicts: vec![accepted(valid), resolved_refs(), verdict], outcome: Outcome::Settled }
+}
+
+fn stopped(valid: &ValidTopic, outcome: Outcome, reason: Reason, message: String) -> Stopped {
+    let verdict = Verdict::bad(ConditionType::Programmed, reason, message);
+    Stopped { verdicts: vec![accepted(valid), resolved_refs(), verdict], outcome }
+}
+
+fn refused(valid: &ValidTopic, error: &BrokerError) -> Stopped {
+    // Not final: what the broker objects to may be removed there.
+    stopped(valid, Outcome::Waiting, Reason::BrokerRefused, format!("stream {}: {error}", valid.stream))
+}

@@ -1,0 +1,58 @@
+//! The Topic controller: one Topic, one stream in the brokers.
+//!
+//! A Topic has no children in Kubernetes, so "build and apply" is "plan and execute" here: the plan is a pure
+//! comparison of what is wanted with what the broker has, the execution a call or none.
+
+mod cleanup;
+mod execute;
+mod plan;
+pub mod resolve;
+mod status;
+mod validate;
+
+use std::sync::Arc;
+
+use eventmesh_crds::{Topic, conditions::Verdict};
+
+use crate::engine::{Context, Controller, Error, Outcome, finalizer};
+
+pub struct TopicController {
+    context: Arc<Context>,
+}
+
+impl TopicController {
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+impl Controller for TopicController {
+    type Object = Topic;
+    const NAME: &'static str = "topic";
+
+    async fn reconcile(&self, topic: Arc<Topic>) -> Result<Outcome, Error> {
+        let context = &*self.context;
+        if topic.metadata.deletion_timestamp.is_some() {
+            return cleanup::run(context, &topic).await;
+        }
+        finalizer::set(&context.client, &*topic, cleanup::is_needed(&topic)).await?;
+        let resolved = resolve::run(context, &topic);
+        let (verdicts, outcome) = match validate::run(&topic, &resolved) {
+            Err(stopped) => (stopped.verdicts, stopped.outcome),
+            Ok(valid) => {
+                let plan = plan::make(&valid)?;
+                let done = execute::run(context, &topic, &valid, plan).await?;
+                (done.verdicts, done.outcome)
+            }
+        };
+        status::write(context, &topic, verdicts).await?;
+        Ok(outcome)
+    }
+}
+
+/// How far a pass came, when it could not go on.
+struct Stopped {
+    verdicts: Vec<Verdict>,
+    outcome: Outcome,
+}

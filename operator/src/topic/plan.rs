@@ -1,0 +1,107 @@
+//! What to do in the broker for a Topic. Pure: compares what is wanted with the view.
+
+use super::validate::{OWNER, ValidTopic};
+use crate::{
+    broker::{
+        api::Config,
+        overlay::{Difference, overlay},
+    },
+    engine::Error,
+};
+
+/// One call, or none.
+#[derive(Debug, PartialEq)]
+pub enum Plan {
+    Create(Config),
+    Update { config: Config, differences: Vec<Difference> },
+    Nothing,
+    /// Not managed, and there it is.
+    Observe,
+    /// Not managed, and there is none.
+    Missing,
+    /// A stream of this name belongs to somebody else.
+    Conflict,
+}
+
+pub fn make(topic: &ValidTopic) -> Result<Plan, Error> {
+    let view = topic.broker.view();
+    let found = view.stream(&topic.stream).map(|entry| entry.config()).transpose();
+    let found = found.map_err(Error::broker("read the stream's configuration"))?;
+    Ok(decide(found.as_ref(), &topic.config, topic.managed, topic.programmed_before))
+}
+
+fn decide(found: Option<&Config>, wanted: &Config, managed: bool, programmed_before: bool) -> Plan {
+    let Some(found) = found else {
+        return if managed { Plan::Create(wanted.clone()) } else { Plan::Missing };
+    };
+    if !managed {
+        return Plan::Observe;
+    }
+    if !programmed_before && !is_ours(found) {
+        return Plan::Conflict;
+    }
+    let result = overlay(found, wanted);
+    if result.differences.is_empty() {
+        Plan::Nothing
+    } else {
+        Plan::Update { config: result.merged, differences: result.differences }
+    }
+}
+
+/// The stream carries the mark of a Topic. Its name is made from namespace and name, so it can only be this Topic's,
+/// or that of an earlier one of the same name whose events were kept.
+fn is_ours(found: &Config) -> bool {
+    found.get("metadata").and_then(|metadata| metadata.get(OWNER)).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(value: Value) -> Config {
+        match value {
+            Value::Object(map) => map,
+            other => panic!("not an object: {other}"),
+        }
+    }
+
+    fn wanted() -> Config {
+        config(json!({"name": "shop_accounts", "max_age": 5, "metadata": {OWNER: "shop/accounts"}}))
+    }
+
+    #[test]
+    fn creates_what_is_missing() {
+        assert_eq!(decide(None, &wanted(), true, true), Plan::Create(wanted()));
+    }
+
+    #[test]
+    fn leaves_what_is_right() {
+        assert_eq!(decide(Some(&wanted()), &wanted(), true, true), Plan::Nothing);
+    }
+
+    #[test]
+    fn puts_back_what_was_edited() {
+        let mut found = wanted();
+        found.insert("max_age".into(), json!(7));
+        let Plan::Update { config, differences } = decide(Some(&found), &wanted(), true, false) else {
+            panic!("an update is needed")
+        };
+        assert_eq!((config["max_age"].clone(), differences.len()), (json!(5), 1));
+    }
+
+    #[test]
+    fn does_not_touch_a_foreign_stream() {
+        let found = config(json!({"name": "shop_accounts", "max_age": 7}));
+        assert_eq!(decide(Some(&found), &wanted(), true, false), Plan::Conflict);
+        assert!(matches!(decide(Some(&found), &wanted(), true, true), Plan::Update { .. }), "ours, with its mark removed");
+    }
+
+    #[test]
+    fn reports_and_never_changes_what_is_not_managed() {
+        let found = config(json!({"name": "shop_accounts", "max_age": 7}));
+        assert_eq!(decide(Some(&found), &wanted(), false, false), Plan::Observe);
+        assert_eq!(decide(None, &wanted(), false, false), Plan::Missing);
+    }
+}

@@ -1,0 +1,55 @@
+//! The status of a Topic, from the verdicts of the pass and the view of the brokers.
+
+use eventmesh_crds::{
+    Topic,
+    conditions::{self, Verdict},
+    topic::TopicStatus,
+};
+use eventmesh_wire::names;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    broker::{api::StreamState, view::StreamEntry},
+    cache::{mesh_key, namespaced},
+    engine::{Context, Error, apply},
+    status_values::{signed, whole_seconds},
+};
+
+pub async fn write(context: &Context, topic: &Topic, verdicts: Vec<Verdict>) -> Result<(), Error> {
+    let (namespace, name) = namespaced(topic);
+    let broker = context.brokers.get(&mesh_key(&topic.spec.mesh, &namespace));
+    let status = {
+        let view = broker.as_ref().map(|broker| broker.view());
+        let entry = view.as_ref().and_then(|view| view.stream(&names::stream(&namespace, &name)));
+        build(topic, &verdicts, entry, context.now())
+    };
+    apply::status(&context.client, topic, topic.status.as_ref(), &status).await?;
+    Ok(())
+}
+
+fn build(topic: &Topic, verdicts: &[Verdict], entry: Option<&StreamEntry>, now: Timestamp) -> TopicStatus {
+    let before = topic.status.clone().unwrap_or_default();
+    let generation = topic.metadata.generation;
+    let verdicts = conditions::with_ready(verdicts.to_vec());
+    let conditions = conditions::merge(&before.conditions, &verdicts, generation, now);
+    let Some(entry) = entry else {
+        // The brokers cannot be asked, or hold nothing: what was last known of the stream stays.
+        return TopicStatus { observed_generation: generation, conditions, ..before };
+    };
+    let config = entry.config().unwrap_or_default();
+    let StreamState { messages, bytes, first_ts, last_ts, consumer_count, .. } = &entry.state;
+    let time = |time: &str| (*messages > 0).then(|| whole_seconds(time));
+    TopicStatus {
+        observed_generation: generation,
+        conditions,
+        stream: config.get("name").and_then(Value::as_str).map(ToOwned::to_owned),
+        subjects: config.get("subjects").and_then(|subjects| serde_json::from_value(subjects.clone()).ok()),
+        replicas: config.get("num_replicas").and_then(Value::as_i64),
+        messages: Some(signed(*messages)),
+        bytes: Some(signed(*bytes)),
+        first_time: time(first_ts),
+        last_time: time(last_ts),
+        consumers: Some(signed(*consumer_count)),
+    }
+}

@@ -1,0 +1,185 @@
+//! The broker of a mesh as a test sees it: what it holds, what is published and read there.
+//!
+//! What the broker holds is asked in the broker's own JSON, not through types that the operator uses too.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use async_nats::{
+    Client, HeaderMap,
+    jetstream::{self, consumer::PullConsumer},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+/// Answers of the broker that mean "there is none".
+const NOT_FOUND: [u64; 2] = [10059, 10014];
+
+/// A connection to the brokers of one mesh.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    pub client: Client,
+    pub jetstream: jetstream::Context,
+}
+
+impl Broker {
+    pub async fn connect(server: &str, user: &str, password: &str) -> Result<Self> {
+        let client = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+            .name("tests")
+            .max_reconnects(None)
+            .connect(server)
+            .await
+            .with_context(|| format!("cannot connect to {server} as {user}"))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(Duration::from_secs(5));
+        Ok(Self { client, jetstream })
+    }
+
+    /// Asks the JetStream API; `None` when the broker knows no such thing.
+    pub async fn api(&self, subject: &str, request: &Value) -> Result<Option<Value>> {
+        let payload = if request.is_null() { Bytes::new() } else { request.to_string().into() };
+        let answer = self.client.request(format!("$JS.API.{subject}"), payload).await?;
+        let answer: Value = serde_json::from_slice(&answer.payload)?;
+        match answer["error"]["err_code"].as_u64() {
+            Some(code) if NOT_FOUND.contains(&code) => Ok(None),
+            Some(_) => bail!("{subject}: {}", answer["error"]),
+            None => Ok(Some(answer)),
+        }
+    }
+
+    /// Configuration and state of a stream.
+    pub async fn stream(&self, name: &str) -> Result<Option<Value>> {
+        self.api(&format!("STREAM.INFO.{name}"), &Value::Null).await
+    }
+
+    /// Configuration and state of a consumer.
+    pub async fn consumer(&self, stream: &str, name: &str) -> Result<Option<Value>> {
+        self.api(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null).await
+    }
+
+    /// Makes a stream by hand.
+    pub async fn create_stream(&self, config: &Value) -> Result<()> {
+        let name = config["name"].as_str().context("a name")?;
+        self.api(&format!("STREAM.CREATE.{name}"), config).await.map(drop)
+    }
+
+    /// Changes a stream by hand.
+    pub async fn edit_stream(&self, name: &str, edit: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut config = self.stream(name).await?.context("no such stream")?["config"].clone();
+        edit(&mut config);
+        self.api(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
+    }
+
+    /// Changes a consumer by hand.
+    pub async fn edit_consumer(&self, stream: &str, name: &str, edit: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut config = self.consumer(stream, name).await?.context("no such consumer")?["config"].clone();
+        edit(&mut config);
+        let request = json!({"stream_name": stream, "config": config, "action": "update"});
+        self.api(&format!("CONSUMER.CREATE.{stream}.{name}"), &request).await.map(drop)
+    }
+
+    pub async fn delete_stream(&self, name: &str) -> Result<()> {
+        self.api(&format!("STREAM.DELETE.{name}"), &Value::Null).await.map(drop)
+    }
+
+    pub async fn delete_consumer(&self, stream: &str, name: &str) -> Result<()> {
+        self.api(&format!("CONSUMER.DELETE.{stream}.{name}"), &Value::Null).await.map(drop)
+    }
+
+    /// Publishes once; the error is the broker's own.
+    pub async fn publish(&self, subject: &str, payload: impl Into<Bytes>) -> Result<u64> {
+        let ack = self.jetstream.publish(subject.to_owned(), payload.into()).await?.await?;
+        Ok(ack.sequence)
+    }
+
+    /// Publishes until it is stored. `id` keeps a second try from being stored twice.
+    pub async fn publish_surely(&self, subject: &str, id: &str, payload: &str) {
+        let mut pause = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            pause.tick().await;
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Msg-Id", id);
+            let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.to_owned().into()).await;
+            if let Ok(stored) = sent
+                && stored.await.is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Reads a stream from its next event on, each event once, until the reader is dropped.
+    pub async fn read(&self, stream: &str) -> Result<Reader> {
+        let name = format!("tests_{}", std::process::id());
+        let config = json!({"stream_name": stream, "config": {
+            "durable_name": name, "name": name, "deliver_policy": "new", "ack_policy": "explicit",
+            "ack_wait": 10_000_000_000_u64, "max_ack_pending": 5000, "inactive_threshold": 600_000_000_000_u64,
+        }});
+        self.delete_consumer(stream, &name).await?;
+        self.api(&format!("CONSUMER.CREATE.{stream}.{name}"), &config).await?;
+        let (arrivals, received) = mpsc::unbounded_channel();
+        let task = tokio::spawn(read(self.jetstream.clone(), stream.to_owned(), name, arrivals));
+        Ok(Reader { received, task })
+    }
+}
+
+/// One event as it is stored in the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub subject: String,
+    pub payload: Vec<u8>,
+    pub sequence: u64,
+}
+
+/// Reads a stream through a durable consumer.
+#[derive(Debug)]
+pub struct Reader {
+    received: mpsc::UnboundedReceiver<Stored>,
+    task: JoinHandle<()>,
+}
+
+impl Reader {
+    pub async fn next(&mut self) -> Result<Stored> {
+        self.received.recv().await.context("the reader has ended")
+    }
+
+    /// The next event, if one comes in time.
+    pub async fn next_within(&mut self, limit: Duration) -> Result<Stored> {
+        let event = tokio::time::timeout(limit, self.next()).await;
+        event.with_context(|| format!("nothing came in the mesh in {} s", limit.as_secs()))?
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Goes on through broken connections and lost leaders. An event that the broker hands out again is passed on once: the
+/// sequence tells.
+async fn read(jetstream: jetstream::Context, stream: String, name: String, arrivals: mpsc::UnboundedSender<Stored>) {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut pause = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        pause.tick().await;
+        let Ok(consumer): Result<PullConsumer, _> = jetstream.get_consumer_from_stream(name.as_str(), stream.as_str()).await
+        else {
+            continue;
+        };
+        let messages = consumer.stream().max_messages_per_batch(500).heartbeat(Duration::from_secs(2)).messages().await;
+        let Ok(mut messages) = messages else { continue };
+        while let Some(Ok(message)) = messages.next().await {
+            let Ok(sequence) = message.info().map(|info| info.stream_sequence) else { continue };
+            let _ = message.ack().await;
+            if seen.insert(sequence) {
+                let (subject, payload) = (message.subject.to_string(), message.payload.to_vec());
+                if arrivals.send(Stored { subject, payload, sequence }).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

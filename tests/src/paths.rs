@@ -1,0 +1,56 @@
+//! Where things are in the repository.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// A program that `tests/tools/build` has put into `.build/bin`.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let path = repository().join(".build/bin").join(name);
+    ensure!(path.exists(), "{} is not there: run `tests/tools/build api`", path.display());
+    Ok(path)
+}
+
+/// The release binary of a program of this workspace, as `make images` builds it.
+pub fn release(name: &str) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let path = repository().join("target").join(target).join("release").join(name);
+    ensure!(path.exists(), "{} is not there: run `make images`", path.display());
+    Ok(path)
+}
+
+/// A new folder below `.build/tests` for the files of one test. It is removed by a later run, when the process that
+/// made it is gone; until then its logs can be read.
+pub fn scratch(name: &str) -> Result<PathBuf> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+
+    let root = repository().join(".build/tests");
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    if count == 0 {
+        remove_leftovers(&root);
+    }
+    let path = root.join(format!("{}-{count}-{name}", std::process::id()));
+    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
+}
+
+fn remove_leftovers(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let alive = name
+            .to_str()
+            .and_then(|name| name.split('-').next())
+            .is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        if !alive {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The operator's release binary against a real API server and a real broker, without pods.
+//!
+//! Most tests share one stack and its mesh `platform/retail` of one broker; each has a namespace of its own, and subjects
+//! that begin with a word of its own. Tests that take the mesh, the broker or the operator away have a stack to themselves.
+
+mod bridges;
+mod meshes;
+mod refusals;
+mod subscriptions;
+mod topics;
+
+use anyhow::{Context, Result};
+use eventmesh_tests::{
+    RUNTIME,
+    broker::Broker,
+    objects::Namespace,
+    stack::{MESH, Stack},
+};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+/// What a test on the shared stack works with.
+struct Test<'a> {
+    stack: &'a Stack,
+    /// The test's own namespace.
+    ns: &'a Namespace,
+    broker: Broker,
+}
+
+/// Runs a test on the shared stack in a namespace `t-<name>-…`.
+fn shared(name: &str, test: impl AsyncFnOnce(&Test<'_>) -> Result<()>) -> Result<()> {
+    static SHARED: OnceCell<Stack> = OnceCell::const_new();
+    RUNTIME.block_on(async {
+        let stack = SHARED.get_or_try_init(|| Stack::start("api")).await?;
+        let run = async |ns: &Namespace| {
+            let broker = stack.broker(&stack.mesh(), MESH).await?;
+            test(&Test { stack, ns, broker }).await
+        };
+        stack.kube.with_namespace(name, run).await
+    })
+}
+
+/// Runs a test on a stack of its own, without a mesh.
+fn alone(name: &str, test: impl AsyncFnOnce(&mut Stack, &Namespace) -> Result<()>) -> Result<()> {
+    RUNTIME.block_on(async {
+        let mut stack = Stack::without_mesh(name).await?;
+        let kube = stack.kube.clone();
+        kube.with_namespace(name, async |ns| test(&mut stack, ns).await).await
+    })
+}
+
+impl Test<'_> {
+    /// The name of the stream of a Topic of the test's namespace.
+    fn stream_name(&self, topic: &str) -> String {
+        eventmesh_wire::names::stream(&self.ns.name, topic)
+    }
+
+    async fn stream(&self, topic: &str) -> Result<Value> {
+        let name = self.stream_name(topic);
+        self.broker.stream(&name).await?.with_context(|| format!("there is no stream {name}"))
+    }
+
+    /// A Topic on the shared mesh, with more of its spec in `more`.
+    fn topic(name: &str, more: &str) -> String {
+        object("Topic", name, &format!("  mesh: {{name: retail, namespace: platform}}\n{more}"))
+    }
+}
+
+/// An object of this API; `spec` is indented by two.
+fn object(kind: &str, name: &str, spec: &str) -> String {
+    format!("apiVersion: eventmesh.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}\n")
+}
+
+/// Compares the fields that `wanted` has.
+#[track_caller]
+fn assert_fields(found: &Value, wanted: &Value) {
+    for (field, value) in wanted.as_object().into_iter().flatten() {
+        assert_eq!(&found[field], value, "field {field} of {found:#}");
+    }
+}

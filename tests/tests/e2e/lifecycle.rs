@@ -1,0 +1,172 @@
+//! From apply to Ready and back to nothing.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result};
+use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic, bridge::MqttVersion};
+use eventmesh_tests::{
+    broker::Broker,
+    mqtt::{Receiver, Sender},
+    objects::all_ready,
+    paths,
+};
+use k8s_openapi::api::core::v1::{Namespace as CoreNamespace, PersistentVolumeClaim, Pod, Secret};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::json;
+
+use crate::{Test, mesh, object, shared, topic};
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_mesh_becomes_ready_and_tells_of_its_brokers() -> Result<()> {
+    shared("ready", async |test| {
+        // All at once and in the wrong order, as GitOps does.
+        test.ns.apply(&object("Subscription", "s", "  topic: {name: t}\n  startFrom: {position: All}")).await?;
+        test.ns.apply(&topic("t", "")).await?;
+        test.ns.apply(&mesh(3, "")).await?;
+        let ready = test.ns.ready::<EventMesh>("m").await?;
+        test.ns.ready::<Topic>("t").await?;
+        test.ns.ready::<Subscription>("s").await?;
+
+        let status = ready.status.context("a status")?;
+        assert_eq!(status.summary.as_deref(), Some("3/3"));
+        let brokers = status.brokers.context("brokers")?;
+        assert_eq!(brokers.iter().filter(|broker| broker.meta_leader).count(), 1, "{brokers:?}");
+        let nodes: BTreeSet<_> = brokers.iter().filter_map(|broker| broker.node.clone()).collect();
+        assert_eq!(nodes.len(), 3, "brokers share a node: {brokers:?}");
+        assert!(brokers.iter().all(|broker| broker.ready && broker.version == status.broker_version), "{brokers:?}");
+
+        let broker = test.cluster.broker(test.ns, "m").await?;
+        let stream = broker.stream(&test.stream("t")).await?.context("no stream")?;
+        assert_eq!(stream["config"]["num_replicas"], 3);
+        assert_eq!(stream["cluster"]["replicas"].as_array().map(Vec::len), Some(2));
+        Ok(())
+    })
+}
+
+#[test]
+fn an_application_works_with_the_secret_it_is_given() -> Result<()> {
+    shared("client", async |test| {
+        let operator = test.mesh(1, "").await?;
+        test.ns.apply(&topic("client", "")).await?;
+        test.ns.apply(&object("Subscription", "s", "  topic: {name: client}")).await?;
+        all_ready::<Topic>(test.ns, &["client"]).await?;
+        all_ready::<Subscription>(test.ns, &["s"]).await?;
+        let data = test.ns.get::<Secret>("m-client").await?.data.context("data")?;
+        let text = |key: &str| data.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
+        // The address is that of a Service; from here the way to it is the operator connection's.
+        let info = operator.client.server_info();
+        let server = format!("nats://{}:{}", info.host, info.port);
+        let server = if server.contains("0.0.0.0") { test.address().await? } else { server };
+        let app = Broker::connect(&server, &text("username"), &text("password")).await?;
+        app.publish("client.a", "hello").await?;
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.sub_{}_s", test.stream("client"), test.ns.name);
+        let message = app.client.request(next, "1".into()).await?;
+        assert_eq!(message.payload.as_ref(), b"hello");
+        Ok(())
+    })
+}
+
+impl Test<'_> {
+    async fn address(&self) -> Result<String> {
+        let pod: Pod = self.ns.get("m-broker-0").await?;
+        let address = pod.status.and_then(|status| status.pod_ip).context("a pod address")?;
+        Ok(format!("nats://{address}:4222"))
+    }
+}
+
+#[test]
+fn brokers_deleted_with_their_mesh_keep_their_events() -> Result<()> {
+    shared("kept", async |test| {
+        let broker = test.mesh(1, "").await?;
+        test.ns.apply(&topic("kept", "")).await?;
+        test.ns.ready::<Topic>("kept").await?;
+        broker.publish("kept.a", "precious").await?;
+        test.ns.delete_and_wait::<EventMesh>("m").await?;
+        test.ns.gone::<Pod>("m-broker-0").await?;
+        let claims = test.ns.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?;
+        assert_eq!(claims.items.len(), 1, "the volume is gone");
+
+        let broker = test.mesh(1, "").await?;
+        test.ns.ready::<Topic>("kept").await?;
+        let stream = broker.stream(&test.stream("kept")).await?.context("no stream")?;
+        assert_eq!(stream["state"]["messages"], 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_namespace_deleted_with_all_that_is_in_it_goes() -> Result<()> {
+    shared("gone", async |test| {
+        test.mesh(1, "").await?;
+        test.both_ways(MqttVersion::V5, "").await?;
+        test.ns.apply(&object("Subscription", "s", "  topic: {name: gone-in}")).await?;
+        test.ns.ready::<Subscription>("s").await?;
+        let namespaces: Api<CoreNamespace> = Api::all(test.ns.kube.client.clone());
+        namespaces.delete(&test.ns.name, &DeleteParams::default()).await?;
+        test.ns.gone::<EventMesh>("m").await?;
+        test.ns.gone::<Topic>("gone-in").await?;
+        test.ns.gone::<Subscription>("s").await?;
+        test.ns.gone::<Bridge>("b").await
+    })
+}
+
+#[test]
+fn a_changed_setting_is_rolled_out_broker_by_broker() -> Result<()> {
+    shared("roll", async |test| {
+        let broker = test.mesh(3, "").await?;
+        test.ns.apply(&topic("roll", "")).await?;
+        test.ns.ready::<Topic>("roll").await?;
+        let before = pod_uids(test).await?;
+        let settings = json!({"spec": {"brokers": {"settings": {"maxPayload": "2Mi"}}}});
+        test.ns.patch::<EventMesh>("m", settings).await?;
+        test.ns.ready::<EventMesh>("m").await?;
+        let after = pod_uids(test).await?;
+        assert!(before.is_disjoint(&after), "not every broker was restarted");
+        // Larger than the old limit, and it is stored.
+        broker.publish("roll.a", vec![b'x'; 1_500_000]).await?;
+        Ok(())
+    })
+}
+
+async fn pod_uids(test: &Test<'_>) -> Result<BTreeSet<String>> {
+    let pods = test.ns.api::<Pod>().list(&ListParams::default()).await?;
+    Ok(pods.iter().filter_map(ResourceExt::uid).collect())
+}
+
+#[test]
+fn the_quickstart_works_as_it_is() -> Result<()> {
+    shared("quickstart", async |test| {
+        let example = paths::repository().join("examples/quickstart").display().to_string();
+        test.cluster.kubectl(&["apply", "-k", &example]).await?;
+        let (platform, shop) = (test.cluster.kube.namespace("platform"), test.cluster.kube.namespace("shop"));
+        let story = async {
+            platform.ready::<EventMesh>("retail").await?;
+            all_ready::<Topic>(&shop, &["sales", "prices"]).await?;
+            all_ready::<Subscription>(&shop, &["ledger"]).await?;
+            shop.ready::<Bridge>("stores").await?;
+
+            let broker = test.cluster.broker(&platform, "retail").await?;
+            let mut sales = broker.read("shop_sales").await?;
+            let sender = Sender::new(&test.cluster.site(), MqttVersion::V5);
+            sender.send("store/17/sale", &test.ns.name, b"{\"amount\": 5}".to_vec()).await;
+            let sale = sales.next_within(SOON).await?;
+            assert_eq!((sale.subject.as_str(), sale.payload.as_slice()), ("sales.17", &b"{\"amount\": 5}"[..]));
+
+            let mut prices = Receiver::new(&test.cluster.site(), MqttVersion::V5, "store/17/price").await?;
+            broker.publish("prices.17", "9.99").await?;
+            let price = prices.next_within(SOON).await?;
+            assert_eq!(price.payload, b"9.99");
+            anyhow::Ok(())
+        };
+        if let Err(error) = story.await {
+            eprintln!("{}{}", platform.show().await, shop.show().await);
+            return Err(error);
+        }
+        test.cluster.kubectl(&["delete", "-k", &example, "--wait=false"]).await.map(drop)
+    })
+}

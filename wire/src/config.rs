@@ -1,0 +1,245 @@
+//! The configuration file of a bridge pod: what the operator renders into a Secret and the data plane reads.
+//!
+//! It is complete and concrete: names are resolved, credentials are inline, defaults are filled in by the operator. It owns
+//! the shape only; what a shape must hold to be usable is in [`crate::validate`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+
+/// The only version of the file there is.
+pub const CONFIG_VERSION: u32 = 1;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeConfig {
+    /// Always [`CONFIG_VERSION`].
+    pub version: u32,
+    pub bridge: BridgeIdentity,
+    pub mesh: MeshConfig,
+    pub endpoint: EndpointConfig,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inbound: Vec<InboundRoute>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outbound: Vec<OutboundRoute>,
+    #[serde(default)]
+    pub delivery: DeliveryConfig,
+    #[serde(default)]
+    pub state: DesiredState,
+    /// Seconds between two reports when nothing changes.
+    #[serde(default = "default_report_interval")]
+    pub report_interval_seconds: u32,
+}
+
+fn default_report_interval() -> u32 {
+    5
+}
+
+/// Which Bridge object this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeIdentity {
+    pub namespace: String,
+    pub name: String,
+    /// The object's uid: the mark by which a bridge knows its own events.
+    pub uid: String,
+}
+
+/// How to reach the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshConfig {
+    /// `nats://host:port` or `tls://host:port`, at least one.
+    pub servers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// The certificate authorities to trust, in PEM; absent: those that every client trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+}
+
+/// The outside system; exactly one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointConfig {
+    Mqtt(MqttEndpoint),
+}
+
+/// An MQTT broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MqttEndpoint {
+    /// `mqtt://host[:port]` (1883) or `mqtts://host[:port]` (8883).
+    pub url: String,
+    #[serde(default)]
+    pub version: MqttVersion,
+    /// Names the session that the broker keeps while the bridge is away. Unique at that broker, and stable.
+    pub client_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    #[serde(default = "default_keep_alive")]
+    pub keep_alive_seconds: u16,
+    /// How long the broker keeps the session of a bridge that is away. MQTT 5 only: 3.1.1 leaves it to the broker.
+    #[serde(default = "default_session_expiry")]
+    pub session_expiry_seconds: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+}
+
+fn default_keep_alive() -> u16 {
+    30
+}
+
+fn default_session_expiry() -> u32 {
+    7 * 24 * 3600
+}
+
+/// The protocol's version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MqttVersion {
+    #[default]
+    V5,
+    V311,
+}
+
+/// TLS towards the endpoint, all in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_pem: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key_pem: Option<Secret>,
+    /// The name to find in the broker's certificate when it is not the host of the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
+/// Events from outside into the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InboundRoute {
+    pub name: String,
+    /// An address in the endpoint's own syntax; for MQTT a topic filter.
+    pub from: String,
+    /// A mesh subject; `{n}` stands for the n-th wildcard of `from`.
+    pub to: String,
+    /// CEL over the `CloudEvents` view of the event; only events for which it is true pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The header (MQTT 5: user property) that identifies an event. It becomes the de-duplication id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_header: Option<String>,
+    /// The stream that stores `to`. A publish that another stream would take is refused by the broker.
+    pub stream: String,
+    #[serde(default)]
+    pub ingest: Ingest,
+    /// Where events go that can not be delivered. Absent: such an event holds the route up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_subject: Option<String>,
+}
+
+/// How events are written to a stream. What the stream does not allow is done one by one instead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ingest {
+    /// One publish an event, many at once.
+    #[default]
+    Single,
+    /// Atomic batches (stream setting `allow_atomic`): one disk sync a batch.
+    Atomic,
+    /// Fast ingest (stream setting `allow_batched`): one acknowledgement for many events.
+    Fast,
+}
+
+/// Events from the mesh to outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutboundRoute {
+    pub name: String,
+    pub stream: String,
+    /// The durable pull consumer that the operator keeps for this route.
+    pub consumer: String,
+    /// The subject patterns the consumer filters by, at least one; `{n}` of `to` counts the wildcards of the first one
+    /// that an event's subject matches.
+    pub subjects: Vec<String>,
+    /// An address in the endpoint's own syntax; for MQTT a topic.
+    pub to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Ask the MQTT broker to keep each event as the last value of its topic.
+    #[serde(default)]
+    pub retain: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_subject: Option<String>,
+}
+
+/// What is promised for each event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeliveryConfig {
+    #[serde(default)]
+    pub guarantee: Guarantee,
+    /// How many events of one direction may be on their way at once: the MQTT receive maximum, the pull window.
+    #[serde(default = "default_max_in_flight")]
+    pub max_in_flight: u32,
+    #[serde(default)]
+    pub retry: RetryConfig,
+}
+
+fn default_max_in_flight() -> u32 {
+    1000
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self { guarantee: Guarantee::default(), max_in_flight: default_max_in_flight(), retry: RetryConfig::default() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guarantee {
+    #[default]
+    AtLeastOnce,
+    AtMostOnce,
+}
+
+/// How a delivery that failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryConfig {
+    #[serde(default = "default_retry_initial")]
+    pub initial_ms: u64,
+    #[serde(default = "default_retry_max")]
+    pub max_ms: u64,
+    /// Tries before an event goes to the dead letters; 0: for ever.
+    #[serde(default)]
+    pub attempts: u32,
+}
+
+fn default_retry_initial() -> u64 {
+    100
+}
+
+fn default_retry_max() -> u64 {
+    30_000
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { initial_ms: default_retry_initial(), max_ms: default_retry_max(), attempts: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DesiredState {
+    #[default]
+    Running,
+    Paused,
+}
