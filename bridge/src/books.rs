@@ -114,7 +114,9 @@ impl Books {
     /// Something went wrong that does not stop the route.
     pub fn note(&self, message: impl Into<String>) {
         let message = message.into();
-        self.with_trouble(|trouble| trouble.last_error = Some(LastError { message, at: whole_seconds(Timestamp::now()) }));
+        self.with_trouble(|trouble| {
+            trouble.last_error = Some(LastError { message, at: whole_seconds(Timestamp::now()) });
+        });
     }
 
     fn with_trouble<T>(&self, change: impl FnOnce(&mut Trouble) -> T) -> T {

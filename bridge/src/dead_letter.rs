@@ -31,7 +31,8 @@ pub fn spawn(dead_letters: Arc<DeadLetters>, mesh: Mesh, delivery: Delivery, cau
         for (headers, payload) in letters {
             loop {
                 mesh.until_connected().await;
-                let sent = context.publish_with_headers(dead_letters.subject.clone(), headers.clone(), payload.clone()).await;
+                let sent =
+                    context.publish_with_headers(dead_letters.subject.clone(), headers.clone(), payload.clone()).await;
                 let stored = match sent {
                     Ok(acknowledged) => acknowledged.await.map(drop),
                     Err(error) => Err(error),
@@ -48,15 +49,24 @@ pub fn spawn(dead_letters: Arc<DeadLetters>, mesh: Mesh, delivery: Delivery, cau
 }
 
 /// One message, or several parts that make up the payload in order.
-fn letters(dead_letters: &DeadLetters, delivery: &Delivery, cause: &str, max_payload: usize) -> Vec<(HeaderMap, Bytes)> {
+fn letters(
+    dead_letters: &DeadLetters,
+    delivery: &Delivery,
+    cause: &str,
+    max_payload: usize,
+) -> Vec<(HeaderMap, Bytes)> {
     let mut headers = HeaderMap::new();
     let own: usize = delivery.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     // De-duplication belongs to the stream the event was meant for; here it would swallow parts.
-    let kept = delivery.headers.iter().filter(|(name, _)| own < HEADER_ROOM / 2 && !name.to_ascii_lowercase().starts_with("nats-"));
+    let kept = delivery
+        .headers
+        .iter()
+        .filter(|(name, _)| own < HEADER_ROOM / 2 && !name.to_ascii_lowercase().starts_with("nats-"));
     for (name, value) in kept {
         headers.append(name.as_str(), value.as_str());
     }
-    let cause: String = cause.chars().map(|character| if character.is_control() { ' ' } else { character }).take(1024).collect();
+    let cause: String =
+        cause.chars().map(|character| if character.is_control() { ' ' } else { character }).take(1024).collect();
     headers.insert("Em-Dead-Cause", cause.as_str());
     headers.insert("Em-Dead-Route", dead_letters.books.name.as_str());
     headers.insert("Em-Dead-Tries", delivery.tries.to_string().as_str());

@@ -21,8 +21,6 @@ pub trait Acknowledge: Send + Sync {
     fn confirm(&mut self);
     /// The event was not handled: the source gives it again later.
     fn give_back(&mut self);
-    /// Still being worked on.
-    fn progress(&self) {}
 }
 
 /// Proof that an event was received. It is settled exactly once; dropping it unsettled gives the event back.
@@ -47,10 +45,8 @@ impl Receipt {
         }
     }
 
-    pub fn progress(&self) {
-        if let Some(source) = &self.source {
-            source.progress();
-        }
+    pub fn books(&self) -> &Arc<Books> {
+        &self.books
     }
 }
 

@@ -37,7 +37,7 @@ impl Fingerprint {
 struct Entry {
     /// 0: the source expects no acknowledgement.
     packet: u16,
-    fingerprint: Option<Fingerprint>,
+    fingerprint: Fingerprint,
     state: Arc<AtomicU8>,
 }
 
@@ -85,7 +85,8 @@ impl Ledger {
         let mut inner = self.lock();
         inner.send_ack = None;
         let gone = std::mem::take(&mut inner.queue);
-        let kept = gone.into_iter().filter(|entry| entry.packet != 0 && entry.state.load(Ordering::Relaxed) != GIVEN_BACK);
+        let kept =
+            gone.into_iter().filter(|entry| entry.packet != 0 && entry.state.load(Ordering::Relaxed) != GIVEN_BACK);
         for entry in kept {
             inner.orphans.insert(entry.packet, entry);
         }
@@ -93,20 +94,18 @@ impl Ledger {
         self.released.notify_waiters();
     }
 
-    /// An event came in; `redelivery` says that the source marked it as one. The fingerprint is taken when it is needed: of
-    /// each event that could be delivered again.
+    /// An event came in; `redelivery` says that the source marked it as one.
     pub fn enter(self: &Arc<Self>, packet: u16, redelivery: bool, fingerprint: Fingerprint) -> Entered {
         let mut inner = self.lock();
         let orphan = if packet == 0 { None } else { inner.orphans.remove(&packet) };
-        if let Some(orphan) = orphan.filter(|orphan| redelivery && orphan.fingerprint == Some(fingerprint)) {
-            if orphan.state.load(Ordering::Relaxed) != GIVEN_BACK {
-                inner.queue.push_back(orphan);
-                Self::release(&mut inner);
-                return Entered::Known;
-            }
+        let open = |entry: &Entry| entry.state.load(Ordering::Relaxed) != GIVEN_BACK;
+        if let Some(orphan) = orphan.filter(|orphan| redelivery && orphan.fingerprint == fingerprint && open(orphan)) {
+            inner.queue.push_back(orphan);
+            Self::release(&mut inner);
+            return Entered::Known;
         }
         let state = Arc::new(AtomicU8::new(OPEN));
-        inner.queue.push_back(Entry { packet, fingerprint: Some(fingerprint), state: Arc::clone(&state) });
+        inner.queue.push_back(Entry { packet, fingerprint, state: Arc::clone(&state) });
         Entered::New(Slot { ledger: Arc::clone(self), state })
     }
 

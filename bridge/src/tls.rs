@@ -19,7 +19,9 @@ pub fn client_config(ca_pem: Option<&str>, identity: Option<(&str, &str)>) -> an
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
     let Some((certificates, key)) = identity else {
         return Ok(builder.with_no_client_auth());
     };

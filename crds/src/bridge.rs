@@ -357,7 +357,7 @@ pub struct RouteStatus {
     pub last_error_at: Option<String>,
 }
 
-fn routes_schema(item: schemars::Schema) -> schemars::Schema {
+fn routes_schema(item: &schemars::Schema) -> schemars::Schema {
     schemars::json_schema!({
         "type": "array",
         "maxItems": 32,
@@ -368,9 +368,9 @@ fn routes_schema(item: schemars::Schema) -> schemars::Schema {
 }
 
 fn inbound_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    routes_schema(generator.subschema_for::<InboundRoute>())
+    routes_schema(&generator.subschema_for::<InboundRoute>())
 }
 
 fn outbound_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    routes_schema(generator.subschema_for::<OutboundRoute>())
+    routes_schema(&generator.subschema_for::<OutboundRoute>())
 }

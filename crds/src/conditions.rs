@@ -79,7 +79,7 @@ reasons! {
     Connecting: "Pods have started and are not yet connected on both sides; the message names the route and the last error.",
     NoReport: "No bridge pod has reported in the last 30 seconds. Look at the pods and their logs.",
     // Stopped by the user.
-    Paused: "The object or its mesh is paused by its spec.",
+    Paused: "The object or its mesh is paused by its spec. With status True everything is as the spec asks.",
     // Refusals: Accepted.
     InvalidSpec: "A field has a value that cannot work; the message names the field and what to write instead.",
     InvalidReplicas: "The Topic wants more copies than the mesh has brokers. Lower storage.replicas or add brokers.",
@@ -139,12 +139,16 @@ impl Verdict {
     }
 }
 
-/// Puts `Ready` before the given verdicts: `True` when all are, else with the reason of the first that is not.
+/// Puts `Ready` before the given verdicts: `True` when all are, else with the reason of the first that is not. A pause
+/// that the user asked for is ready, and says that it is one.
 #[must_use]
 pub fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
     let worst = verdicts.iter().find(|v| v.status == Some(false)).or_else(|| verdicts.iter().find(|v| v.status.is_none()));
     let ready = match worst {
-        None => Verdict::good(ConditionType::Ready, Reason::Ready, ""),
+        None => match verdicts.iter().find(|v| v.reason == Reason::Paused) {
+            Some(paused) => Verdict { kind: ConditionType::Ready, ..paused.clone() },
+            None => Verdict::good(ConditionType::Ready, Reason::Ready, ""),
+        },
         Some(cause) => Verdict {
             kind: ConditionType::Ready,
             status: cause.status,
@@ -213,6 +217,12 @@ mod tests {
         let all = vec![Verdict::good(ConditionType::Accepted, Reason::Accepted, "")];
         assert_eq!(with_ready(all)[0].status, Some(true));
         assert_eq!(with_ready(vec![Verdict::pending(ConditionType::Accepted)])[0].status, None);
+    }
+
+    #[test]
+    fn a_pause_is_ready_and_says_so() {
+        let ready = &with_ready(vec![Verdict::good(ConditionType::Connected, Reason::Paused, "paused")])[0];
+        assert_eq!((ready.kind, ready.status, ready.reason), (ConditionType::Ready, Some(true), Reason::Paused));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct ResolvedMesh {
     pub mesh: Arc<EventMesh>,
     /// The brokers, when there is a connection and the view of them is complete.
     pub broker: Option<Arc<MeshBroker>>,
+    /// The operator has only just started and is not connected yet.
+    pub starting: bool,
 }
 
 impl ResolvedMesh {
@@ -40,6 +42,13 @@ impl ResolvedMesh {
     pub fn is_paused(&self) -> bool {
         self.mesh.spec.paused == Some(true)
     }
+}
+
+/// Whether a pass should leave the status as it is: the operator has just started, and an earlier process has told all
+/// there is to tell of this generation.
+#[must_use]
+pub fn is_too_early(mesh: &Result<ResolvedMesh, MeshProblem>, generation: Option<i64>, observed: Option<i64>) -> bool {
+    mesh.as_ref().is_ok_and(|mesh| mesh.starting) && observed.is_some() && observed == generation
 }
 
 /// Why a mesh cannot be used.
@@ -83,7 +92,8 @@ pub fn resolve_mesh(context: &Context, reference: &MeshRef, namespace: &str) -> 
         return Err(MeshProblem::NotPermitted { mesh: key, namespace: namespace.to_owned() });
     }
     let broker = context.brokers.get(&key).filter(|broker| broker.is_ready());
-    Ok(ResolvedMesh { key, mesh, broker })
+    let starting = context.brokers.is_starting(&key);
+    Ok(ResolvedMesh { key, mesh, broker, starting })
 }
 
 fn labels_of(context: &Context, namespace: &str) -> BTreeMap<String, String> {

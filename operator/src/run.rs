@@ -1,6 +1,7 @@
 //! Start and end of the operator: client, health, lease, watches, controllers, shutdown.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -56,13 +57,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     admin.ready.store(true, Ordering::Relaxed);
 
     let signal = signalled(shutdown.clone())?;
+    let mut leading = pin!(lead(&settings, client, metrics, shutdown.clone()));
     let result = tokio::select! {
-        result = lead(&settings, client, metrics, shutdown.clone()) => result,
-        result = admin_task => match result {
-            Ok(Err(error)) => Err(error).with_context(|| format!("cannot serve on {}", settings.admin_addr)),
-            Ok(Ok(())) => Ok(()),
-            Err(error) => Err(error.into()),
-        },
+        result = &mut leading => result,
+        served = admin_task => {
+            served?.with_context(|| format!("cannot serve on {}", settings.admin_addr))?;
+            // It ends well only at a shutdown, and then the lease has still to be given back.
+            leading.await
+        }
     };
     shutdown.cancel();
     signal.abort();

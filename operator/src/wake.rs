@@ -114,7 +114,9 @@ impl Rules {
             while let Ok(more) = counts.try_recv() {
                 meshes.insert(more);
             }
-            meshes.iter().for_each(|mesh| wake.mesh(mesh));
+            for mesh in &meshes {
+                wake.mesh(mesh);
+            }
         }
     }
 
@@ -157,26 +159,34 @@ impl Rules {
         let mut seen = Seen::default();
         move |observed| {
             let (topic, freed) = match observed {
-                Observed::Applied(topic) if seen.changed(topic) => {
-                    (topic, self.cache.change_topic_index(|index| index.put(topic)))
+                Observed::Applied(topic) => {
+                    // A status counts too: it tells whose stream exists.
+                    let freed = self.cache.change_topic_index(|index| index.put(topic));
+                    if !seen.changed(topic) {
+                        return;
+                    }
+                    (topic, freed)
                 }
                 Observed::Deleted(topic) => {
                     seen.forget(topic);
                     (topic, self.cache.change_topic_index(|index| index.remove(&namespaced(topic))))
                 }
-                Observed::Applied(_) => return,
                 Observed::Listed => {
                     let gone = seen.retain(|key| self.cache.topic(&key.0, &key.1).is_some());
                     for key in gone {
                         let freed = self.cache.change_topic_index(|index| index.remove(&key));
-                        freed.iter().for_each(|freed| self.wake.topic(freed));
+                        for freed in &freed {
+                            self.wake.topic(freed);
+                        }
                     }
                     return;
                 }
             };
             let key = namespaced(topic);
             self.wake.topic(&key);
-            freed.iter().for_each(|freed| self.wake.topic(freed));
+            for freed in &freed {
+                self.wake.topic(freed);
+            }
             self.subscriptions_of(&key);
             let mesh = mesh_key(&topic.spec.mesh, &key.0);
             self.count(mesh.clone());
@@ -412,9 +422,9 @@ impl Seen {
     /// Forgets what `keep` refuses and returns it.
     fn retain(&mut self, keep: impl Fn(&(String, String)) -> bool) -> Vec<(String, String)> {
         let gone: Vec<_> = self.0.keys().filter(|key| !keep(key)).cloned().collect();
-        gone.iter().for_each(|key| {
+        for key in &gone {
             self.0.remove(key);
-        });
+        }
         gone
     }
 }

@@ -19,10 +19,8 @@ use crate::{
 };
 
 /// The identity that deploy/ gives the operator.
-pub const OPERATOR: Identity = Identity {
-    user: "system:serviceaccount:eventmesh-system:eventmesh-operator",
-    group: "system:serviceaccounts",
-};
+pub const OPERATOR: Identity =
+    Identity { user: "system:serviceaccount:eventmesh-system:eventmesh-operator", group: "system:serviceaccounts" };
 
 /// May do everything.
 pub const ADMIN: Identity = Identity { user: "admin", group: "system:masters" };
@@ -53,7 +51,7 @@ impl ApiServer {
         let server = start_apiserver(folder, &authority, port, etcd_port)?;
         let this = Self { authority, port, folder: folder.to_owned(), server, _etcd: etcd };
         let client = this.client(ADMIN).await?;
-        let ready = wait::eventually("readiness of kube-apiserver", Duration::from_secs(60), async || {
+        let ready = wait::eventually("readiness of kube-apiserver", Duration::from_mins(1), async || {
             if let Some(status) = this.server.exited() {
                 return Ok(Some(Err(anyhow!("it has ended with {status}"))));
             }

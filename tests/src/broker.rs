@@ -37,7 +37,7 @@ impl Broker {
         Ok(Self { client, jetstream })
     }
 
-    /// Asks the JetStream API; `None` when the broker knows no such thing.
+    /// Asks the `JetStream` API; `None` when the broker knows no such thing.
     pub async fn api(&self, subject: &str, request: &Value) -> Result<Option<Value>> {
         let payload = if request.is_null() { Bytes::new() } else { request.to_string().into() };
         let answer = self.client.request(format!("$JS.API.{subject}"), payload).await?;
@@ -94,6 +94,16 @@ impl Broker {
         Ok(ack.sequence)
     }
 
+    /// Fetches one event of a consumer, and does not acknowledge it.
+    pub async fn fetch(&self, stream: &str, consumer: &str) -> Result<async_nats::Message> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await?;
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        self.client.publish_with_reply(next, inbox, "1".into()).await?;
+        let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await;
+        answer.context("no event in 10 s")?.context("the subscription has ended")
+    }
+
     /// Publishes until it is stored. `id` keeps a second try from being stored twice.
     pub async fn publish_surely(&self, subject: &str, id: &str, payload: &str) {
         let mut pause = tokio::time::interval(Duration::from_millis(200));
@@ -101,7 +111,8 @@ impl Broker {
             pause.tick().await;
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", id);
-            let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.to_owned().into()).await;
+            let sent =
+                self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.to_owned().into()).await;
             if let Ok(stored) = sent
                 && stored.await.is_ok()
             {
@@ -165,7 +176,8 @@ async fn read(jetstream: jetstream::Context, stream: String, name: String, arriv
     let mut pause = tokio::time::interval(Duration::from_millis(200));
     loop {
         pause.tick().await;
-        let Ok(consumer): Result<PullConsumer, _> = jetstream.get_consumer_from_stream(name.as_str(), stream.as_str()).await
+        let Ok(consumer): Result<PullConsumer, _> =
+            jetstream.get_consumer_from_stream(name.as_str(), stream.as_str()).await
         else {
             continue;
         };

@@ -118,12 +118,12 @@ impl Flow {
         self.tasks.push(tokio::spawn(async move {
             let sends = futures::stream::iter(0..events).map(|number| {
                 let (id, payload) = ledger.borrow().with(number);
-                let (sent, mut gate, ledger) = (send(number, id, payload), gate.clone(), &ledger);
+                let (sending, mut gate, ledger) = (send(number, id, payload), gate.clone(), &ledger);
                 async move {
                     if number >= held_back {
                         let _ = gate.wait_for(|open| *open).await;
                     }
-                    sent.await;
+                    sending.await;
                     ledger.send_modify(|ledger| ledger.confirmed(number));
                 }
             });
@@ -153,7 +153,7 @@ impl Flow {
     }
 
     /// Waits for the end and gives the verdict, which may be that events were lost.
-    pub async fn finish(self) -> Outcome {
+    pub async fn finish(&self) -> Outcome {
         self.release();
         let wanted = self.events as usize;
         let mut history = self.ledger.subscribe();

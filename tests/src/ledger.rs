@@ -121,10 +121,7 @@ pub fn row(direction: &str, verdict: Verdict, time: Duration) -> String {
 /// The head of that table.
 #[must_use]
 pub fn head() -> String {
-    format!(
-        "{:<28} {:>8} {:>9} {:>6} {:>11} {:>8}",
-        "direction", "sent", "received", "lost", "duplicated", "seconds"
-    )
+    format!("{:<28} {:>8} {:>9} {:>6} {:>11} {:>8}", "direction", "sent", "received", "lost", "duplicated", "seconds")
 }
 
 #[cfg(test)]

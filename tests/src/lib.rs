@@ -3,6 +3,7 @@
 //! - [`child`]: programs that end with the test.
 //! - [`apiserver`], [`stack`]: a real API server, broker and operator without a cluster.
 //! - [`cluster`]: the cluster that `make up` starts, and the faults that can be done to it.
+//! - [`process`]: brokers and bridges as child processes, without a cluster.
 //! - [`objects`]: Kubernetes objects of one namespace: apply, wait, look.
 //! - [`broker`], [`mqtt`]: events into and out of the mesh and the site outside.
 //! - [`ledger`], [`flow`]: what was sent and received, and what follows from it.
@@ -16,6 +17,7 @@ pub mod ledger;
 pub mod mqtt;
 pub mod objects;
 pub mod paths;
+pub mod process;
 pub mod stack;
 pub mod wait;
 

@@ -35,7 +35,7 @@ pub struct Arrival {
     pub retained: bool,
 }
 
-/// Sends with QoS 1 and knows what was confirmed.
+/// Sends with `QoS` 1 and knows what was confirmed.
 pub struct Sender {
     client: Client,
     session: JoinHandle<()>,
@@ -46,7 +46,7 @@ enum Client {
     V311(rumqttc_v4::AsyncClient),
 }
 
-/// A QoS 1 subscription with a session that outlives connections.
+/// A `QoS` 1 subscription with a session that outlives connections.
 pub struct Receiver {
     arrivals: mpsc::UnboundedReceiver<Arrival>,
     session: JoinHandle<()>,

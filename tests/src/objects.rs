@@ -165,7 +165,14 @@ conditions!(EventMesh, Topic, Subscription, Bridge);
 
 /// What a kind has to be for a test to handle it.
 pub trait Object:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
 {
 }
 
@@ -255,13 +262,12 @@ impl Namespace {
                         seen = true;
                         Some(object)
                     }
-                    Ok(watcher::Event::Delete(_)) => None,
                     Ok(watcher::Event::Init) => {
                         seen = false;
                         continue;
                     }
                     Ok(watcher::Event::InitDone) if seen => continue,
-                    Ok(watcher::Event::InitDone) => None,
+                    Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => None,
                     Err(error) => {
                         last = error.to_string();
                         continue;

@@ -63,12 +63,12 @@ impl Stack {
     pub async fn without_mesh(name: &str) -> Result<Self> {
         let folder = paths::scratch(name)?;
         let api = ApiServer::start(&folder).await?;
-        api.kubectl(&["apply", "--server-side", "-k", &paths::repository().join("deploy").display().to_string()]).await?;
+        api.kubectl(&["apply", "--server-side", "-k", &paths::repository().join("deploy").display().to_string()])
+            .await?;
         let broker_port = free_port()?;
         let operator = start_operator(&api, &folder, broker_port).await?;
         let log = operator.process.log().to_owned();
-        let kube =
-            Kube { client: api.client(ADMIN).await?, operator_log: OperatorLog::File(log), patience: PATIENCE };
+        let kube = Kube { client: api.client(ADMIN).await?, operator_log: OperatorLog::File(log), patience: PATIENCE };
         Ok(Self { kube, api, operator, folder, broker_port, broker: None })
     }
 
@@ -82,11 +82,13 @@ impl Stack {
     pub async fn start_broker(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
         let secret = format!("{mesh}-broker");
         let users = namespace.secret(&secret, "auth.conf").await?;
-        std::fs::write(self.folder.join("auth.conf"), users)?;
+        let users: Vec<&str> = users.lines().filter(|line| !line.starts_with("CLUSTER_PASSWORD")).collect();
+        std::fs::write(self.folder.join("auth.conf"), users.join("\n"))?;
         let config = format!(
-            "server_name: test\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {:?}, max_file_store: 10G }}\ninclude auth.conf\n",
+            "server_name: test\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\", max_file_store: 10G }}\n\
+             include auth.conf\n",
             self.broker_port,
-            self.folder.join("jetstream")
+            self.folder.join("jetstream").display()
         );
         let file = self.folder.join("nats.conf");
         std::fs::write(&file, config)?;
@@ -116,7 +118,13 @@ impl Stack {
         let secret = format!("{mesh}-broker");
         let user = namespace.secret(&secret, "operator-user").await?;
         let password = namespace.secret(&secret, "operator-password").await?;
-        Broker::connect(&format!("nats://127.0.0.1:{}", self.broker_port), &user, &password).await
+        Broker::connect(&self.broker_address(), &user, &password).await
+    }
+
+    /// Where the broker listens, whatever its mesh's Services say.
+    #[must_use]
+    pub fn broker_address(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.broker_port)
     }
 }
 

@@ -31,7 +31,8 @@ fn deploy_and_examples_are_accepted_by_the_api_server() -> Result<()> {
         let role = Api::<ClusterRole>::all(client.clone()).get("eventmesh-operator").await?;
         let lease_role = Api::<Role>::namespaced(client, "eventmesh-system").get("eventmesh-operator").await?;
         for rule in role.rules.into_iter().chain(lease_role.rules).flatten() {
-            let words = rule.verbs.iter().chain(rule.resources.iter().flatten()).chain(rule.api_groups.iter().flatten());
+            let words =
+                rule.verbs.iter().chain(rule.resources.iter().flatten()).chain(rule.api_groups.iter().flatten());
             assert!(words.into_iter().all(|word| word != "*"), "a wildcard in {rule:?}");
         }
         Ok(())
@@ -42,7 +43,10 @@ fn deploy_and_examples_are_accepted_by_the_api_server() -> Result<()> {
 fn images_of_deploy_are_those_of_this_version() -> Result<()> {
     let deploy = paths::repository().join("deploy");
     let name = |image: &str| -> Result<String> {
-        let output = std::process::Command::new(deploy.join("image")).args(["name", image]).env_remove("IMAGE_REGISTRY").output()?;
+        let output = std::process::Command::new(deploy.join("image"))
+            .args(["name", image])
+            .env_remove("IMAGE_REGISTRY")
+            .output()?;
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     };
     let images = fs::read_to_string(deploy.join("kustomization.yaml"))?;

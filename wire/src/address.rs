@@ -66,7 +66,9 @@ impl MqttFilter {
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let filter = match text.strip_prefix("$share/") {
             Some(rest) => match rest.split_once('/') {
-                Some((group, filter)) if !group.is_empty() && !group.contains(['+', '#']) && !filter.is_empty() => filter,
+                Some((group, filter)) if !group.is_empty() && !group.contains(['+', '#']) && !filter.is_empty() => {
+                    filter
+                }
                 _ => return Err(AddressError::Share(text.to_owned())),
             },
             None => text,
@@ -114,8 +116,7 @@ impl MqttFilter {
         let (mut left, mut right) = (self.levels.iter(), other.levels.iter());
         loop {
             match (left.next().map(String::as_str), right.next().map(String::as_str)) {
-                (None, None) => return true,
-                (Some("#"), _) | (_, Some("#")) => return true,
+                (None, None) | (Some("#"), _) | (_, Some("#")) => return true,
                 (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
                 _ => return false,
             }
@@ -264,12 +265,18 @@ impl InboundMap {
         for part in &self.parts {
             match part {
                 Part::Text(text) => subject.push_str(text),
-                Part::Wildcard(index) if Some(*index) == self.tail => escape::levels_into_tokens(captured[*index], &mut subject),
+                Part::Wildcard(index) if Some(*index) == self.tail => {
+                    escape::levels_into_tokens(captured[*index], &mut subject);
+                }
                 Part::Wildcard(index) => escape::level_into_token(captured[*index].unwrap_or_default(), &mut subject),
             }
         }
         if subject.len() > subject::MAX_LENGTH {
-            return Some(Err(Unmappable { address: topic.to_owned(), mapped: subject, problem: "too long for a subject" }));
+            return Some(Err(Unmappable {
+                address: topic.to_owned(),
+                mapped: subject,
+                problem: "too long for a subject",
+            }));
         }
         Some(Ok(subject))
     }
@@ -325,7 +332,9 @@ impl OutboundMap {
         for part in &self.parts {
             match part {
                 Part::Text(text) => topic.push_str(text),
-                Part::Wildcard(index) if Some(*index) == tail => escape::tokens_into_levels(captured[*index], &mut topic),
+                Part::Wildcard(index) if Some(*index) == tail => {
+                    escape::tokens_into_levels(captured[*index], &mut topic);
+                }
                 Part::Wildcard(index) => escape::token_into_level(captured[*index], &mut topic),
             }
         }
@@ -376,7 +385,15 @@ fn wildcard_tokens(parts: &[Part], tail: Option<usize>, separator: char, one: &s
         .collect();
     let tokens: Vec<&str> = marked
         .split(separator)
-        .map(|token| if token.contains('\u{2}') { rest } else if token.contains('\u{1}') { one } else { token })
+        .map(|token| {
+            if token.contains('\u{2}') {
+                rest
+            } else if token.contains('\u{1}') {
+                one
+            } else {
+                token
+            }
+        })
         .collect();
     tokens.join(&separator.to_string())
 }

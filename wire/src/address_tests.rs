@@ -78,16 +78,20 @@ fn patterns_tell_what_a_mapping_can_produce() {
 
 fn topic() -> impl Strategy<Value = String> {
     let level = "[ab %.*>é\u{7f}]{0,4}";
-    prop::collection::vec(level, 1..4).prop_map(|levels| levels.join("/")).prop_filter("not empty", |topic| !topic.is_empty())
+    prop::collection::vec(level, 1..4)
+        .prop_map(|levels| levels.join("/"))
+        .prop_filter("not empty", |topic| !topic.is_empty())
 }
 
 fn filter() -> impl Strategy<Value = MqttFilter> {
-    (prop::collection::vec(prop_oneof!["a", "b", Just("+".to_owned())], 1..4), any::<bool>()).prop_map(|(mut levels, tail)| {
-        if tail {
-            levels.push("#".to_owned());
-        }
-        MqttFilter::parse(&levels.join("/")).unwrap()
-    })
+    (prop::collection::vec(prop_oneof!["a", "b", Just("+".to_owned())], 1..4), any::<bool>()).prop_map(
+        |(mut levels, tail)| {
+            if tail {
+                levels.push("#".to_owned());
+            }
+            MqttFilter::parse(&levels.join("/")).unwrap()
+        },
+    )
 }
 
 proptest! {

@@ -1,4 +1,6 @@
-//! The CloudEvents view of an event that filters see.
+//! The `CloudEvents` view of an event that filters see.
+
+#![expect(clippy::disallowed_types, reason = "CEL values are made from hash maps; nothing is iterated or rendered")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,15 +10,15 @@ use cel::Value;
 /// What a filter may look at, borrowed from the event on its way.
 #[derive(Debug, Clone, Default)]
 pub struct EventView<'a> {
-    /// The CloudEvents `id`, else empty.
+    /// The `CloudEvents` `id`, else empty.
     pub id: &'a str,
-    /// The CloudEvents `source`, else empty.
+    /// The `CloudEvents` `source`, else empty.
     pub source: &'a str,
-    /// The CloudEvents `type`, else empty.
+    /// The `CloudEvents` `type`, else empty.
     pub kind: &'a str,
     /// The address the event came in on: an MQTT topic, or a mesh subject.
     pub subject: &'a str,
-    /// The CloudEvents `time`, else empty.
+    /// The `CloudEvents` `time`, else empty.
     pub time: &'a str,
     pub headers: &'a [(String, String)],
     pub data: &'a [u8],
@@ -27,7 +29,8 @@ impl EventView<'_> {
     #[must_use]
     pub fn to_value(&self, with_data: bool) -> Value {
         let text = |value: &str| Value::String(Arc::new(value.to_owned()));
-        let headers: HashMap<String, Value> = self.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+        let headers: HashMap<String, Value> =
+            self.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
         let mut event: HashMap<String, Value> = HashMap::with_capacity(7);
         event.insert("id".into(), text(self.id));
         event.insert("source".into(), text(self.source));

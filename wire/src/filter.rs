@@ -112,7 +112,9 @@ fn kind_of(expression: &IdedExpr) -> Kind {
         Expr::Map(_) | Expr::Struct(_) => Kind::Other("a map"),
         Expr::Select(select) if select.test => Kind::Boolean,
         Expr::Select(select) => match (&select.operand.expr, select.field.as_str()) {
-            (Expr::Ident(name), "id" | "source" | "type" | "subject" | "time") if name == "event" => Kind::Other("a string"),
+            (Expr::Ident(name), "id" | "source" | "type" | "subject" | "time") if name == "event" => {
+                Kind::Other("a string")
+            }
             (Expr::Ident(name), "headers") if name == "event" => Kind::Other("a map"),
             _ => Kind::Unknown,
         },
@@ -124,7 +126,14 @@ fn kind_of(expression: &IdedExpr) -> Kind {
                 _ => Kind::Unknown,
             },
             operators::ADD => Kind::Other("a sum"),
-            operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO | operators::NEGATE | "size" | "int" | "uint"
+            operators::SUBSTRACT
+            | operators::MULTIPLY
+            | operators::DIVIDE
+            | operators::MODULO
+            | operators::NEGATE
+            | "size"
+            | "int"
+            | "uint"
             | "double" => Kind::Other("a number"),
             "string" => Kind::Other("a string"),
             _ => Kind::Unknown,

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn times_are_rfc3339_in_whole_seconds() {
-        let error = LastError { message: "away".into(), at: whole_seconds(Timestamp::from_millisecond(1_500).unwrap()) };
+        let error =
+            LastError { message: "away".into(), at: whole_seconds(Timestamp::from_millisecond(1_500).unwrap()) };
         assert_eq!(serde_json::to_string(&error).unwrap(), r#"{"message":"away","at":"1970-01-01T00:00:01Z"}"#);
     }
 }

@@ -46,7 +46,11 @@ impl BridgeConfig {
         problems.require(!self.bridge.uid.is_empty(), "bridge.uid", "must not be empty");
         problems.require(!self.mesh.servers.is_empty(), "mesh.servers", "name at least one server");
         let range = 1..=65_535;
-        problems.require(range.contains(&self.delivery.max_in_flight), "delivery.maxInFlight", "must be from 1 to 65535");
+        problems.require(
+            range.contains(&self.delivery.max_in_flight),
+            "delivery.maxInFlight",
+            "must be from 1 to 65535",
+        );
         let retry = self.delivery.retry;
         problems.require(retry.initial_ms > 0, "delivery.retry.initialMs", "must be greater than 0");
         problems.require(retry.max_ms >= retry.initial_ms, "delivery.retry.maxMs", "must not be below initialMs");
@@ -62,7 +66,11 @@ impl BridgeConfig {
         let mut sources = Vec::new();
         for (index, route) in self.inbound.iter().enumerate() {
             let path = format!("inbound[{index}]");
-            problems.require(names.insert(route.name.as_str()), format!("{path}.name"), format_args!("`{}` is used twice", route.name));
+            problems.require(
+                names.insert(route.name.as_str()),
+                format!("{path}.name"),
+                format_args!("`{}` is used twice", route.name),
+            );
             check_common(&path, &route.name, route.filter.as_deref(), route.dead_letter_subject.as_deref(), problems);
             match InboundMap::new(&route.from, &route.to) {
                 Ok(map) => sources.push((route.name.as_str(), map)),
@@ -70,17 +78,30 @@ impl BridgeConfig {
             }
             problems.require(!route.stream.is_empty(), format!("{path}.stream"), "must not be empty");
             let unusable = route.id_header.is_some() && mqtt.version == MqttVersion::V311;
-            problems.require(!unusable, format!("{path}.idHeader"), "MQTT 3.1.1 carries no user properties; use version V5 or leave it out");
+            problems.require(
+                !unusable,
+                format!("{path}.idHeader"),
+                "MQTT 3.1.1 carries no user properties; use version V5 or leave it out",
+            );
         }
         for (index, (name, map)) in sources.iter().enumerate() {
-            for (other_name, other) in sources.iter().take(index).filter(|(_, other)| other.from().overlaps(map.from())) {
-                let message = format!("`{}` of route `{name}` overlaps `{}` of route `{other_name}`; an event can take one route only", map.from().as_str(), other.from().as_str());
+            for (other_name, other) in sources.iter().take(index).filter(|(_, other)| other.from().overlaps(map.from()))
+            {
+                let message = format!(
+                    "`{}` of route `{name}` overlaps `{}` of route `{other_name}`; an event can take one route only",
+                    map.from().as_str(),
+                    other.from().as_str()
+                );
                 problems.add(format!("inbound[{index}].from"), message);
             }
         }
         for (index, route) in self.outbound.iter().enumerate() {
             let path = format!("outbound[{index}]");
-            problems.require(names.insert(route.name.as_str()), format!("{path}.name"), format_args!("`{}` is used twice", route.name));
+            problems.require(
+                names.insert(route.name.as_str()),
+                format!("{path}.name"),
+                format_args!("`{}` is used twice", route.name),
+            );
             check_common(&path, &route.name, route.filter.as_deref(), route.dead_letter_subject.as_deref(), problems);
             problems.require(!route.stream.is_empty(), format!("{path}.stream"), "must not be empty");
             problems.require(!route.consumer.is_empty(), format!("{path}.consumer"), "must not be empty");
@@ -92,7 +113,9 @@ impl BridgeConfig {
                 }
             };
             // MQTT 3.1.1 carries no mark by which the bridge could know its own events when they come back.
-            let back = sources.iter().find(|(_, source)| mqtt.version == MqttVersion::V311 && source.from().overlaps(map.filter()));
+            let back = sources
+                .iter()
+                .find(|(_, source)| mqtt.version == MqttVersion::V311 && source.from().overlaps(map.filter()));
             if let Some((name, source)) = back {
                 let message = format!(
                     "`{}` would come back over route `{name}` (`{}`), and MQTT 3.1.1 can carry no mark to stop the loop; use version V5 or other topics",
@@ -119,11 +142,27 @@ fn check_mqtt(mqtt: &MqttEndpoint, problems: &mut Problems) {
     if let Err(problem) = mqtt.broker() {
         problems.add("endpoint.mqtt.url", problem);
     }
-    problems.require(!mqtt.client_id.is_empty(), "endpoint.mqtt.clientId", "must not be empty: it names the session that the broker keeps");
-    problems.require(mqtt.session_expiry_seconds > 0, "endpoint.mqtt.sessionExpirySeconds", "must be greater than 0, else the broker forgets what was not acknowledged");
-    problems.require(mqtt.password.is_none() || mqtt.username.is_some(), "endpoint.mqtt.username", "must be set when there is a password");
+    problems.require(
+        !mqtt.client_id.is_empty(),
+        "endpoint.mqtt.clientId",
+        "must not be empty: it names the session that the broker keeps",
+    );
+    problems.require(
+        mqtt.session_expiry_seconds > 0,
+        "endpoint.mqtt.sessionExpirySeconds",
+        "must be greater than 0, else the broker forgets what was not acknowledged",
+    );
+    problems.require(
+        mqtt.password.is_none() || mqtt.username.is_some(),
+        "endpoint.mqtt.username",
+        "must be set when there is a password",
+    );
     if let Some(tls) = &mqtt.tls {
-        problems.require(mqtt.url.starts_with("mqtts://"), "endpoint.mqtt.tls", "only with a URL that begins with mqtts://");
+        problems.require(
+            mqtt.url.starts_with("mqtts://"),
+            "endpoint.mqtt.tls",
+            "only with a URL that begins with mqtts://",
+        );
         problems.require(
             tls.client_cert_pem.is_some() == tls.client_key_pem.is_some(),
             "endpoint.mqtt.tls",
@@ -163,7 +202,9 @@ impl MqttEndpoint {
         }
         let default = if tls { 8883 } else { 1883 };
         let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong("has a port that is no number from 1 to 65535"))?),
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, port.parse().map_err(|_| wrong("has a port that is no number from 1 to 65535"))?)
+            }
             _ => (authority, default),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -65,7 +65,10 @@ fn a_loop_is_refused_where_no_mark_can_stop_it() {
 #[test]
 fn overlapping_inbound_routes_are_refused() {
     let mut config = valid();
-    config["inbound"].as_array_mut().unwrap().push(json!({"name": "all", "from": "line/#", "to": "all.{1}", "stream": "s"}));
+    config["inbound"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "all", "from": "line/#", "to": "all.{1}", "stream": "s"}));
     assert!(problems(config)[0].contains("overlaps"));
 }
 

@@ -33,13 +33,18 @@ impl Mesh {
             .max_reconnects(None)
             .connection_timeout(Duration::from_secs(5))
             .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(|attempts| reconnect_delay(attempts))
+            .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => drop(state.send_replace(true)),
                     Event::Disconnected | Event::Closed => drop(state.send_replace(false)),
                     Event::ServerError(_) | Event::ClientError(_) => {
-                        *errors.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
+                        let message = Some(event.to_string());
+                        let mut last = errors.lock().unwrap_or_else(PoisonError::into_inner);
+                        if *last != message {
+                            tracing::warn!(error = message, "trouble with the mesh connection");
+                            *last = message;
+                        }
                     }
                     _ => {}
                 }
@@ -81,6 +86,8 @@ impl Mesh {
 
 fn reconnect_delay(attempts: usize) -> Duration {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    (1..attempts.min(8)).for_each(|_| drop(backoff.next_wait()));
+    for _ in 1..attempts.min(8) {
+        backoff.next_wait();
+    }
     backoff.next_wait()
 }

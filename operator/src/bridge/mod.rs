@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use eventmesh_crds::{Bridge, conditions::Verdict};
 
-use crate::engine::{Context, Controller, Error, Outcome, finalizer};
+use crate::{
+    engine::{Context, Controller, Error, Outcome, finalizer},
+    refs::is_too_early,
+};
 
 pub struct BridgeController {
     context: Arc<Context>,
@@ -35,6 +38,10 @@ impl Controller for BridgeController {
         }
         finalizer::set(&context.client, &*bridge, cleanup::is_needed(&bridge)).await?;
         let resolved = resolve::run(context, &bridge).await?;
+        let observed = bridge.status.as_ref().and_then(|status| status.observed_generation);
+        if is_too_early(&resolved.mesh, bridge.metadata.generation, observed) {
+            return Ok(Outcome::Progressing);
+        }
         let stopped = match validate::run(&bridge, &resolved) {
             // A bad spec never replaces a good one that runs: what was applied before stays.
             Err(stopped) => stopped,

@@ -57,10 +57,10 @@ fn reports(context: &Context, bridge: &Bridge) -> Vec<Report> {
 fn connected(bridge: &Bridge, reports: &[Report]) -> Verdict {
     let kind = ConditionType::Connected;
     if bridge.spec.replicas == 0 {
-        return Verdict::bad(kind, Reason::Paused, "spec.replicas is 0");
+        return Verdict::good(kind, Reason::Paused, "spec.replicas is 0: nothing is delivered");
     }
     if bridge.spec.state == Some(BridgeState::Paused) {
-        return Verdict { kind, status: None, reason: Reason::Paused, message: "spec.state is Paused".to_owned() };
+        return Verdict::good(kind, Reason::Paused, "spec.state is Paused: nothing is delivered");
     }
     if reports.is_empty() {
         return Verdict::bad(kind, Reason::NoReport, "no bridge pod has reported yet, or not for 30 seconds");

@@ -280,6 +280,7 @@ fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Resu
         name: consumer,
         config,
         at_creation: object(json!({ "deliver_policy": start })),
+        paused: false,
     })
 }
 
@@ -382,7 +383,11 @@ fn dead_letter(bridge: &Bridge, route: &str, resolved: &Resolved) -> Option<Stri
 
 /// The same check that a pod makes of its file, so that no pod is ever given one that it refuses.
 fn check_config(config: &BridgeConfig) -> Result<(), Verdict> {
-    let problems = config.validate();
+    let mut problems = config.validate();
+    // A route whose `to` is wrong has no Topic either; only the cause is worth telling.
+    if problems.iter().any(|problem| !problem.field.ends_with(".stream")) {
+        problems.retain(|problem| !problem.field.ends_with(".stream"));
+    }
     let Some(first) = problems.first() else { return Ok(()) };
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     Err(bad_spec(reason(first), message))

@@ -176,6 +176,13 @@ impl Api {
         self.call(format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"), &request).await
     }
 
+    /// Stops a consumer's deliveries until a time, or lets them go on. An update of the consumer does not change this.
+    pub async fn pause_consumer(&self, stream: &str, name: &str, until: Option<&str>) -> Result<(), BrokerError> {
+        let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{name}");
+        let request = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
+        self.call::<_, Value>(subject, &request).await.map(|_| ())
+    }
+
     /// Deletes a consumer; one that is not there, or whose stream is not there, counts as deleted.
     pub async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), BrokerError> {
         let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");

@@ -4,14 +4,17 @@
 //! the system account for what brokers say of themselves. A NATS connection belongs to one account.
 
 use std::{
-    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, connection::State};
+use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     BrokerChange, BrokerEvent, MeshKey,
@@ -39,6 +42,7 @@ pub struct MeshBroker {
     pub(super) client: Client,
     pub(super) system: Client,
     view: RwLock<View>,
+    ready: AtomicBool,
     pub reports: Mutex<Reports>,
     pub health: Mutex<Health>,
     /// Counts connects of the mesh connection; the refresh loop waits on it.
@@ -56,18 +60,14 @@ impl MeshBroker {
         stop: CancellationToken,
     ) -> Result<Self, BrokerError> {
         let (connects_tx, connects) = watch::channel(0);
-        let lost = events.clone();
         let name = key.clone();
         let client = connect(&spec.address, &spec.user, &spec.password, move |event| match event {
             Event::Connected => {
                 info!(mesh = %name, "connected to the brokers");
                 connects_tx.send_modify(|count| *count += 1);
             }
-            Event::Disconnected => {
-                warn!(mesh = %name, "lost the connection to the brokers");
-                let _ = lost.send(BrokerEvent { mesh: name.clone(), change: BrokerChange::Lost });
-            }
-            other => info!(mesh = %name, event = %other, "broker connection event"),
+            Event::Disconnected => warn!(mesh = %name, "lost the connection to the brokers"),
+            other => debug!(mesh = %name, event = %other, "broker connection event"),
         })
         .await?;
         let system = connect(&spec.address, &spec.system_user, &spec.system_password, |_| {}).await?;
@@ -78,6 +78,7 @@ impl MeshBroker {
             client,
             system,
             view: RwLock::default(),
+            ready: AtomicBool::new(false),
             reports: Mutex::default(),
             health: Mutex::default(),
             connects,
@@ -102,9 +103,15 @@ impl MeshBroker {
         &self.stop
     }
 
-    /// Whether there is a connection and the view is complete.
+    /// Whether the view is complete, so that an absent name means an absent thing. A short break of the connection, as
+    /// at the restart of a broker, does not end it: calls fail then and are tried again.
     pub fn is_ready(&self) -> bool {
-        self.client.connection_state() == State::Connected && self.view().is_synced()
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Returns what it was before.
+    pub(super) fn set_ready(&self, ready: bool) -> bool {
+        self.ready.swap(ready, Ordering::Relaxed)
     }
 
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
@@ -150,6 +157,11 @@ impl MeshBroker {
         let info = self.api.put_consumer(stream, name, config, action).await?;
         self.change_view(|view| view.put_consumer(info));
         Ok(())
+    }
+
+    pub async fn pause_consumer(&self, stream: &str, name: &str, until: Option<&str>) -> Result<(), BrokerError> {
+        self.api.pause_consumer(stream, name, until).await?;
+        self.reread_consumer(stream, name).await
     }
 
     pub async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), BrokerError> {

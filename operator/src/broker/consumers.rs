@@ -1,5 +1,6 @@
 //! Making a durable consumer what it should be: shared by Subscriptions and the outbound routes of Bridges.
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -7,6 +8,7 @@ use super::{
     BrokerError, MeshBroker,
     api::{Config, ConsumerAction, code},
     overlay::{Difference, overlay},
+    view::ConsumerEntry,
 };
 
 /// A consumer as its owner wants it.
@@ -18,13 +20,20 @@ pub struct WantedConsumer {
     pub config: Config,
     /// Keys that only matter when the consumer is created, such as where it begins.
     pub at_creation: Config,
+    /// Nothing is delivered.
+    pub paused: bool,
 }
+
+/// Until when a paused consumer is paused: the broker wants a time, and this is one that nobody lives to see.
+const PAUSED_UNTIL: &str = "2200-01-01T00:00:00Z";
 
 /// One call, or none. Pure data.
 #[derive(Debug, PartialEq)]
 pub enum ConsumerPlan {
     Create(Config),
     Update { config: Config, differences: Vec<Difference> },
+    /// Until a time, or no longer.
+    Pause(Option<&'static str>),
     Nothing,
 }
 
@@ -47,27 +56,40 @@ pub fn put_filter(config: &mut Config, filter: Option<&[String]>) {
     config.insert("filter_subjects".into(), many);
 }
 
-/// Compares what is wanted with what was found. Pure.
+/// Compares what is wanted with what was found. Pure. Where both the configuration and the pause differ, the pause
+/// comes in the next pass.
 #[must_use]
-pub fn plan(found: Option<&Config>, wanted: &WantedConsumer) -> ConsumerPlan {
+pub fn plan(found: Option<&Config>, wanted: &WantedConsumer, now: Timestamp) -> ConsumerPlan {
     let Some(found) = found else {
         let mut config = overlay(&Config::new(), &wanted.config).merged;
         config.extend(wanted.at_creation.clone());
+        if wanted.paused {
+            config.insert("pause_until".into(), json!(PAUSED_UNTIL));
+        }
         return ConsumerPlan::Create(config);
     };
     let result = overlay(found, &wanted.config);
-    if result.differences.is_empty() {
-        ConsumerPlan::Nothing
-    } else {
-        ConsumerPlan::Update { config: result.merged, differences: result.differences }
+    if !result.differences.is_empty() {
+        return ConsumerPlan::Update { config: result.merged, differences: result.differences };
+    }
+    let until = found.get("pause_until").and_then(Value::as_str);
+    match (until, wanted.paused) {
+        (until, true) if until != Some(PAUSED_UNTIL) => ConsumerPlan::Pause(Some(PAUSED_UNTIL)),
+        (Some(until), false) if until.parse::<Timestamp>().is_ok_and(|until| until > now) => ConsumerPlan::Pause(None),
+        _ => ConsumerPlan::Nothing,
     }
 }
 
 /// Makes the consumer what it should be.
 pub async fn ensure(broker: &MeshBroker, wanted: &WantedConsumer) -> Result<ConsumerChange, BrokerError> {
-    let found = broker.view().consumer(&wanted.stream, &wanted.name).map(|entry| entry.config()).transpose()?;
-    let (config, action, change) = match plan(found.as_ref(), wanted) {
+    let found = broker.view().consumer(&wanted.stream, &wanted.name).map(ConsumerEntry::config).transpose()?;
+    let (config, action, change) = match plan(found.as_ref(), wanted, Timestamp::now()) {
         ConsumerPlan::Nothing => return Ok(ConsumerChange::None),
+        ConsumerPlan::Pause(until) => {
+            broker.pause_consumer(&wanted.stream, &wanted.name, until).await?;
+            let (found, wanted) = (json!(until.is_none()), json!(until.is_some()));
+            return Ok(ConsumerChange::Updated(vec![Difference { key: "paused".into(), found, wanted }]));
+        }
         ConsumerPlan::Create(config) => (config, ConsumerAction::Create, ConsumerChange::Created),
         ConsumerPlan::Update { config, differences } => {
             (config, ConsumerAction::Update, ConsumerChange::Updated(differences))
@@ -113,7 +135,27 @@ mod tests {
             name: "c".into(),
             config: keys,
             at_creation: config(json!({"deliver_policy": "new"})),
+            paused: false,
         }
+    }
+
+    fn plan(found: Option<&Config>, wanted: &WantedConsumer) -> ConsumerPlan {
+        super::plan(found, wanted, "2026-11-24T00:00:00Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn a_pause_is_its_own_call() {
+        let mut found = wanted().config;
+        let mut paused = wanted();
+        paused.paused = true;
+        assert_eq!(plan(Some(&found), &paused), ConsumerPlan::Pause(Some(PAUSED_UNTIL)));
+        found.insert("pause_until".into(), json!(PAUSED_UNTIL));
+        assert_eq!(plan(Some(&found), &paused), ConsumerPlan::Nothing);
+        assert_eq!(plan(Some(&found), &wanted()), ConsumerPlan::Pause(None));
+        found.insert("pause_until".into(), json!("2020-01-01T00:00:00Z"));
+        assert_eq!(plan(Some(&found), &wanted()), ConsumerPlan::Nothing, "a pause that is over is none");
+        let ConsumerPlan::Create(created) = plan(None, &paused) else { panic!("a creation is needed") };
+        assert_eq!(created["pause_until"], json!(PAUSED_UNTIL));
     }
 
     #[test]

@@ -40,9 +40,9 @@ pub struct BrokerEvent {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BrokerChange {
-    /// The view became complete, after a connect or a reconnect.
+    /// The view became complete: for the first time, or again after the brokers were lost.
     Synced,
-    /// The connection was lost; what the view says may be old.
+    /// The brokers have not answered for a while; what the view says may be old.
     Lost,
     /// A stream was created, edited or deleted by others, or its numbers moved.
     Stream(String),

@@ -14,6 +14,8 @@ use super::{BrokerChange, BrokerError, MeshBroker};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after a listing that failed.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long listings may fail before the brokers count as lost: the restart of one broker takes less.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Every so many listings look at all consumers.
 const FULL_EVERY: u32 = 30;
 
@@ -22,23 +24,31 @@ pub(super) async fn run(broker: Arc<MeshBroker>) {
     let mut connects = broker.connects.clone();
     let mut round: u32 = 0;
     let mut next = Instant::now();
+    let mut failing_since = None;
     loop {
         tokio::select! {
             () = broker.stop().cancelled() => return,
             changed = connects.changed() => {
                 if changed.is_err() { return; }
-                broker.change_view(|view| view.set_synced(false));
+                // Advisories may have been missed: look at everything.
                 round = 0;
             }
             () = sleep_until(next), if *connects.borrow() > 0 => {}
         }
+        let started = Instant::now();
         let delay = match list(&broker, round.is_multiple_of(FULL_EVERY)).await {
             Ok(()) => {
                 round += 1;
+                failing_since = None;
                 INTERVAL
             }
             Err(error) => {
                 debug!(mesh = %broker.key(), %error, "listing failed");
+                let since = *failing_since.get_or_insert(started);
+                if since.elapsed() > PATIENCE && broker.set_ready(false) {
+                    warn!(mesh = %broker.key(), %error, "the brokers do not answer");
+                    broker.announce(BrokerChange::Lost);
+                }
                 RETRY
             }
         };
@@ -55,13 +65,10 @@ async fn list(broker: &MeshBroker, full: bool) -> Result<(), BrokerError> {
             other => other?,
         }
     }
-    let was_synced = broker.change_view(|view| {
-        let before = view.is_synced();
-        view.set_synced(true);
-        before
-    });
-    if was_synced {
-        changed.into_iter().for_each(|stream| broker.announce(BrokerChange::Stream(stream)));
+    if broker.set_ready(true) {
+        for stream in changed {
+            broker.announce(BrokerChange::Stream(stream));
+        }
     } else {
         broker.announce(BrokerChange::Synced);
     }

@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -19,13 +20,23 @@ pub struct Brokers {
     meshes: RwLock<BTreeMap<MeshKey, Arc<MeshBroker>>>,
     events: broadcast::Sender<BrokerEvent>,
     shutdown: CancellationToken,
+    started: Instant,
 }
+
+/// Time after the operator's start in which a mesh that is not connected is not yet news: the state that an earlier
+/// process left in a status still holds.
+const STARTING: Duration = Duration::from_secs(20);
 
 impl Brokers {
     #[must_use]
     pub fn new(shutdown: CancellationToken) -> Self {
         let (events, _) = broadcast::channel(EVENT_BUFFER);
-        Self { meshes: RwLock::default(), events, shutdown }
+        Self { meshes: RwLock::default(), events, shutdown, started: Instant::now() }
+    }
+
+    /// Whether the operator has only just started and has not come to this mesh yet.
+    pub fn is_starting(&self, key: &MeshKey) -> bool {
+        self.started.elapsed() < STARTING && !self.get(key).is_some_and(|broker| broker.is_ready())
     }
 
     pub fn subscribe(&self) -> broadcast::Receiver<BrokerEvent> {

@@ -52,10 +52,11 @@ impl Reports {
     fn put(&mut self, report: Report, now: Instant) -> bool {
         let key = (report.bridge.namespace.clone(), report.bridge.name.clone());
         let group = self.by_bridge.entry(key).or_default();
-        let before = group.pods.insert(report.pod.clone(), (now, report.clone()));
-        let moved = before.as_ref().is_none_or(|(_, old)| old.routes != report.routes);
-        group.stale |= moved;
-        if before.is_none_or(|(_, old)| standing(&old) != standing(&report)) || group.due(now) {
+        let before = group.pods.get(&report.pod).map(|(_, old)| old);
+        group.stale |= before.is_none_or(|old| old.routes != report.routes);
+        let changed = before.is_none_or(|old| standing(old) != standing(&report));
+        group.pods.insert(report.pod.clone(), (now, report));
+        if changed || group.due(now) {
             group.announced = Some(now);
             group.stale = false;
             return true;

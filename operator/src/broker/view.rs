@@ -32,25 +32,15 @@ impl ConsumerEntry {
     }
 }
 
-/// Streams and consumers by name. Complete once [`View::is_synced`].
+/// Streams and consumers by name. Complete while the [`MeshBroker`](super::MeshBroker) is ready.
 #[derive(Debug, Default)]
 pub struct View {
-    synced: bool,
     streams: BTreeMap<String, StreamEntry>,
     /// By stream, then by consumer.
     consumers: BTreeMap<String, BTreeMap<String, ConsumerEntry>>,
 }
 
 impl View {
-    /// Whether the view has been complete since the last connect: an absent name then means an absent thing.
-    pub fn is_synced(&self) -> bool {
-        self.synced
-    }
-
-    pub fn set_synced(&mut self, synced: bool) {
-        self.synced = synced;
-    }
-
     pub fn stream(&self, name: &str) -> Option<&StreamEntry> {
         self.streams.get(name)
     }

@@ -3,7 +3,7 @@
 //! An object that cannot be read (stored by another version of the CRD) is skipped with a warning and never stops the
 //! watch. Managed fields are dropped at once: nobody reads them and they are half of an object's memory.
 
-use std::{fmt::Debug, pin::pin};
+use std::{fmt::Debug, pin::pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use kube::{
@@ -12,7 +12,8 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::store::Writer,
-        watcher::{self, Event, watcher},
+        utils::Backoff,
+        watcher::{self, DefaultBackoff, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -36,7 +37,7 @@ pub async fn run<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let events = watcher(api, config).default_backoff();
+    let events = watcher(api, config).backoff(Patient::default());
     let events = events.filter_map(|event| async { event.map(readable).transpose() });
     follow(events, writer, observe).await;
 }
@@ -50,8 +51,25 @@ pub async fn run_metadata<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let events = watcher(api, config).default_backoff().modify(|object| object.metadata.managed_fields = None);
+    let events = watcher(api, config).backoff(Patient::default()).modify(|object| object.metadata.managed_fields = None);
     follow(events, writer, observe).await;
+}
+
+/// The default backoff, which forgets failures only with time. A watch announces each new attempt with an event before
+/// it knows whether the API server answers, so an event is no sign of success.
+#[derive(Default)]
+struct Patient(DefaultBackoff);
+
+impl Iterator for Patient {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next()
+    }
+}
+
+impl Backoff for Patient {
+    fn reset(&mut self) {}
 }
 
 async fn follow<K>(

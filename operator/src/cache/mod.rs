@@ -79,7 +79,7 @@ impl Cache {
 
     /// Waits until every store has been filled once.
     pub async fn ready(&self) -> bool {
-        let (a, b, c, d, e, f, g, h) = tokio::join!(
+        tokio::try_join!(
             self.meshes.wait_until_ready(),
             self.topics.wait_until_ready(),
             self.subscriptions.wait_until_ready(),
@@ -88,8 +88,8 @@ impl Cache {
             self.stateful_sets.wait_until_ready(),
             self.deployments.wait_until_ready(),
             self.pods.wait_until_ready(),
-        );
-        a.and(b).and(c).and(d).and(e).and(f).and(g).and(h).is_ok()
+        )
+        .is_ok()
     }
 
     pub fn mesh(&self, key: &MeshKey) -> Option<std::sync::Arc<EventMesh>> {

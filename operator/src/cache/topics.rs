@@ -19,8 +19,8 @@ pub type TopicKey = (String, String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub topic: TopicKey,
-    /// Creation time and uid: the older claim wins, the uid decides within one second.
-    pub age: (String, String),
+    /// Creation time; within one second what the broker already holds wins, then the uid decides.
+    pub age: (String, bool, String),
     pub subjects: Vec<Pattern>,
 }
 
@@ -116,9 +116,10 @@ fn overlap(left: &[Pattern], right: &[Pattern]) -> Option<(Pattern, Pattern)> {
     eventmesh_wire::subject::first_overlap(left, right).map(|(a, b)| (a.clone(), b.clone()))
 }
 
-fn age(topic: &Topic) -> (String, String) {
+fn age(topic: &Topic) -> (String, bool, String) {
     let created = topic.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default();
-    (created, topic.metadata.uid.clone().unwrap_or_default())
+    let waits = topic.status.as_ref().is_none_or(|status| status.stream.is_none());
+    (created, waits, topic.metadata.uid.clone().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -154,6 +155,17 @@ mod tests {
         assert_eq!((winner.topic.1.as_str(), mine.as_str(), theirs.as_str()), ("old", "x.y", "x.>"));
         let older = index.claim(&key("old"), &mesh()).expect("a claim").clone();
         assert!(index.older_overlap(&mesh(), &older).is_none());
+    }
+
+    #[test]
+    fn within_one_second_what_the_broker_holds_wins() {
+        let mut index = TopicIndex::default();
+        let mut second = topic("b", "2026-01-01T00:00:00Z", &["x.y"]);
+        second.status = serde_json::from_value(json!({"stream": "a_b"})).expect("a status");
+        index.put(&topic("a", "2026-01-01T00:00:00Z", &["x.>"]));
+        index.put(&second);
+        let first = index.claim(&key("a"), &mesh()).expect("a claim").clone();
+        assert_eq!(index.older_overlap(&mesh(), &first).map(|(winner, ..)| winner.topic.clone()), Some(key("b")));
     }
 
     #[test]

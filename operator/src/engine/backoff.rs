@@ -9,7 +9,7 @@ use std::{
 use super::error::Class;
 
 const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_mins(2);
 /// A conflict is over as soon as the watch has caught up.
 const LONGEST_CONFLICT: Duration = Duration::from_secs(2);
 

@@ -83,7 +83,7 @@ pub async fn run<C: Controller>(
 
 async fn one_pass<C: Controller>(object: Arc<C::Object>, run: Arc<Run<C>>) -> Result<Action, Error> {
     let (namespace, name) = key(&*object);
-    let span = info_span!("reconcile", controller = C::NAME, namespace, name);
+    let span = info_span!("reconcile", controller = C::NAME, object = format_args!("{namespace}/{name}"));
     let started = Instant::now();
     let result = run.controller.reconcile(object).instrument(span.clone()).await;
     let label = match &result {

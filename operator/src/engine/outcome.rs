@@ -36,8 +36,8 @@ impl Outcome {
     #[must_use]
     pub fn action(self) -> Action {
         let base = match self {
-            Self::Settled | Self::Rejected => Duration::from_secs(600),
-            Self::Waiting => Duration::from_secs(60),
+            Self::Settled | Self::Rejected => Duration::from_mins(10),
+            Self::Waiting => Duration::from_mins(1),
             Self::Progressing => Duration::from_secs(5),
             Self::Done => return Action::await_change(),
         };

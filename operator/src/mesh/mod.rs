@@ -52,13 +52,17 @@ impl Controller for MeshController {
         let valid = match validate::run(&mesh, &context.images.broker) {
             Ok(valid) => valid,
             Err(verdict) => {
-                status::write(context, &mesh, status::rejected(*verdict)).await?;
+                status::write(context, &mesh, status::rejected(verdict)).await?;
                 return Ok(Outcome::Rejected);
             }
         };
         let desired = build::run(&valid, &resolved.credentials);
         let applied = apply::run(context, desired).await?;
         connect(context, &mesh, &resolved.credentials).await?;
+        let observed = mesh.status.as_ref().and_then(|status| status.observed_generation);
+        if context.brokers.is_starting(&valid.key) && observed.is_some() && observed == mesh.metadata.generation {
+            return Ok(Outcome::Progressing);
+        }
         status::write(context, &mesh, status::programmed(context, &mesh, &applied)).await?;
         Ok(Outcome::Settled)
     }

@@ -40,7 +40,7 @@ pub struct ValidMesh {
     pub expose: Expose,
 }
 
-pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Box<Verdict>> {
+pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> {
     let (namespace, name) = namespaced(mesh);
     let brokers = &mesh.spec.brokers;
     let storage = brokers.storage.clone().unwrap_or_default();
@@ -84,8 +84,8 @@ fn sync_interval(sync: Option<Sync>, replicas: i32) -> String {
     }
 }
 
-fn refuse(reason: Reason, message: String) -> Box<Verdict> {
-    Box::new(Verdict::bad(ConditionType::Accepted, reason, message))
+fn refuse(reason: Reason, message: String) -> Verdict {
+    Verdict::bad(ConditionType::Accepted, reason, message)
 }
 
 #[cfg(test)]
@@ -118,6 +118,7 @@ mod tests {
     #[case(json!({"storage": {"sync": "Always"}}), "always")]
     #[case(json!({"replicas": 1, "storage": {"sync": "2m"}}), "120000ms")]
     fn one_copy_syncs_always(#[case] brokers: Value, #[case] expected: &str) {
-        assert_eq!(run(&mesh(&brokers), "broker:1").ok().expect("valid").sync_interval, expected);
+        let Ok(valid) = run(&mesh(&brokers), "broker:1") else { panic!("the spec is valid") };
+        assert_eq!(valid.sync_interval, expected);
     }
 }

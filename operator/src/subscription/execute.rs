@@ -26,8 +26,13 @@ pub async fn run(
     match consumers::ensure(&valid.broker, &valid.consumer).await {
         Ok(change) => {
             announce(context, subscription, name, change).await;
-            let message = format!("consumer {name} of stream {}", valid.consumer.stream);
-            let verdict = Verdict::good(ConditionType::Programmed, Reason::Programmed, message);
+            let verdict = if valid.consumer.paused {
+                let message = "spec.paused is true: nothing is delivered";
+                Verdict::good(ConditionType::Programmed, Reason::Paused, message)
+            } else {
+                let message = format!("consumer {name} of stream {}", valid.consumer.stream);
+                Verdict::good(ConditionType::Programmed, Reason::Programmed, message)
+            };
             Ok(Stopped { verdicts: vec![accepted(), resolved_refs(), verdict], outcome: Outcome::Settled })
         }
         Err(error) if error.is_temporary() || consumers::is_race(&error) => Err(Error::broker("program the consumer")(error)),

@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use eventmesh_crds::{Subscription, conditions::Verdict};
 
-use crate::engine::{Context, Controller, Error, Outcome, finalizer};
+use crate::{
+    engine::{Context, Controller, Error, Outcome, finalizer},
+    refs::is_too_early,
+};
 
 pub use validate::check_filter;
 
@@ -36,6 +39,11 @@ impl Controller for SubscriptionController {
         }
         finalizer::set(&context.client, &*subscription, cleanup::is_needed(&subscription)).await?;
         let resolved = resolve::run(context, &subscription);
+        let observed = subscription.status.as_ref().and_then(|status| status.observed_generation);
+        let generation = subscription.metadata.generation;
+        if resolved.mesh.as_ref().is_some_and(|mesh| is_too_early(mesh, generation, observed)) {
+            return Ok(Outcome::Progressing);
+        }
         let (stopped, broker) = match validate::run(&subscription, &resolved) {
             Err(stopped) => (stopped, None),
             Ok(valid) => (execute::run(context, &subscription, &valid).await?, Some(valid.broker)),

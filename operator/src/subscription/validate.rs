@@ -29,8 +29,6 @@ pub const OWNER: &str = "eventmesh.dev/subscription";
 
 const ACK_WAIT: i64 = 30_000_000_000;
 const MAX_IN_FLIGHT: i32 = 1000;
-/// Until when a paused Subscription is paused: the broker wants a time, and this is one that nobody lives to see.
-const PAUSED_UNTIL: &str = "2200-01-01T00:00:00Z";
 
 /// A Subscription that can be programmed.
 pub struct ValidSubscription {
@@ -65,6 +63,7 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
         stream,
         config: config(subscription, filter.as_deref()),
         at_creation: beginning(subscription, topic),
+        paused: subscription.spec.paused == Some(true),
     };
     Ok(ValidSubscription { broker, consumer })
 }
@@ -146,7 +145,6 @@ fn config(subscription: &Subscription, filter: Option<&[String]>) -> Config {
         "max_deliver": spec.max_deliver.unwrap_or(-1),
         "backoff": backoff,
         "max_ack_pending": spec.max_in_flight.unwrap_or(MAX_IN_FLIGHT),
-        "pause_until": (spec.paused == Some(true)).then_some(PAUSED_UNTIL),
         "metadata": { OWNER: format!("{namespace}/{name}") },
     }));
     put_filter(&mut config, filter);

@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 use eventmesh_crds::{Topic, conditions::Verdict};
 
-use crate::engine::{Context, Controller, Error, Outcome, finalizer};
+use crate::{
+    engine::{Context, Controller, Error, Outcome, finalizer},
+    refs::is_too_early,
+};
 
 pub struct TopicController {
     context: Arc<Context>,
@@ -38,6 +41,10 @@ impl Controller for TopicController {
         }
         finalizer::set(&context.client, &*topic, cleanup::is_needed(&topic)).await?;
         let resolved = resolve::run(context, &topic);
+        let observed = topic.status.as_ref().and_then(|status| status.observed_generation);
+        if is_too_early(&resolved.mesh, topic.metadata.generation, observed) {
+            return Ok(Outcome::Progressing);
+        }
         let (verdicts, outcome) = match validate::run(&topic, &resolved) {
             Err(stopped) => (stopped.verdicts, stopped.outcome),
             Ok(valid) => {

@@ -5,6 +5,7 @@ use crate::{
     broker::{
         api::Config,
         overlay::{Difference, overlay},
+        view::StreamEntry,
     },
     engine::Error,
 };
@@ -25,7 +26,7 @@ pub enum Plan {
 
 pub fn make(topic: &ValidTopic) -> Result<Plan, Error> {
     let view = topic.broker.view();
-    let found = view.stream(&topic.stream).map(|entry| entry.config()).transpose();
+    let found = view.stream(&topic.stream).map(StreamEntry::config).transpose();
     let found = found.map_err(Error::broker("read the stream's configuration"))?;
     Ok(decide(found.as_ref(), &topic.config, topic.managed, topic.programmed_before))
 }

@@ -2,7 +2,7 @@
 
 use eventmesh_crds::{
     Topic,
-    conditions::{self, Verdict},
+    conditions::{self, ConditionType, Verdict},
     topic::TopicStatus,
 };
 use eventmesh_wire::names;
@@ -33,8 +33,10 @@ fn build(topic: &Topic, verdicts: &[Verdict], entry: Option<&StreamEntry>, now: 
     let generation = topic.metadata.generation;
     let verdicts = conditions::with_ready(verdicts.to_vec());
     let conditions = conditions::merge(&before.conditions, &verdicts, generation, now);
-    let Some(entry) = entry else {
-        // The brokers cannot be asked, or hold nothing: what was last known of the stream stays.
+    // Only a stream that is known to be this Topic's is reported; a name in the status says so to later passes.
+    let programmed = verdicts.iter().any(|v| v.kind == ConditionType::Programmed && v.status == Some(true));
+    let Some(entry) = entry.filter(|_| programmed) else {
+        // The brokers cannot be asked, or hold nothing of ours: what was last known stays.
         return TopicStatus { observed_generation: generation, conditions, ..before };
     };
     let config = entry.config().unwrap_or_default();

@@ -6,6 +6,7 @@ use eventmesh_crds::{
     Topic,
     common::std_duration,
     conditions::{ConditionType, Reason, Verdict},
+    quantity::ByteQuantity,
     topic::{Compression, Discard, RetentionPolicy, StorageType},
 };
 use eventmesh_wire::{names, subject::Pattern};
@@ -159,10 +160,10 @@ fn build(topic: &Topic, subjects: &[String], replicas: i32) -> Result<Config, St
             RetentionPolicy::Interest => "interest",
         },
         "max_age": max_age,
-        "max_bytes": retention.max_bytes.as_ref().map_or(-1, |limit| limit.bytes()),
+        "max_bytes": retention.max_bytes.as_ref().map_or(-1, ByteQuantity::bytes),
         "max_msgs": retention.max_messages.unwrap_or(-1),
         "max_msgs_per_subject": retention.max_messages_per_subject.unwrap_or(-1),
-        "max_msg_size": retention.max_message_size.as_ref().map_or(-1, |limit| limit.bytes()),
+        "max_msg_size": retention.max_message_size.as_ref().map_or(-1, ByteQuantity::bytes),
         "max_consumers": -1,
         "discard": match retention.discard.unwrap_or(Discard::Old) { Discard::Old => "old", Discard::New => "new" },
         "discard_new_per_subject":
@@ -220,6 +221,7 @@ mod tests {
             key: crate::broker::MeshKey { namespace: "shop".into(), name: "retail".into() },
             mesh: Arc::new(serde_json::from_value(mesh).expect("a mesh")),
             broker: None,
+            starting: false,
         }
     }
 

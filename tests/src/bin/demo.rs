@@ -56,10 +56,7 @@ async fn demo(begun: Instant) -> Result<()> {
     println!("{}", ledger::row("out: mesh -> MQTT site", outbound.verdict, outbound.time));
     println!("{}", how_to_look_around(&cluster));
     let lost = inbound.verdict.lost + outbound.verdict.lost;
-    println!(
-        "demo: in {}/{EVENTS} out {}/{EVENTS} lost {lost}",
-        inbound.verdict.received, outbound.verdict.received
-    );
+    println!("demo: in {}/{EVENTS} out {}/{EVENTS} lost {lost}", inbound.verdict.received, outbound.verdict.received);
     inbound.nothing_lost(EVENTS).context("in")?;
     outbound.nothing_lost(EVENTS).context("out")
 }
@@ -120,14 +117,12 @@ impl Story {
         let at_site = (&site, MqttVersion::V5, "store/+/price");
         let outbound = Flow::outbound(&run, EVENTS, &broker, |n| format!("prices.s{}", n % STORES), at_site).await?;
 
-        let kills = async {
+        let all = async {
             inbound.reached(EVENTS as usize / 5).await?;
             self.kill_broker(cluster, &broker, &stream).await?;
             inbound.reached(EVENTS as usize * 2 / 5).await?;
             self.kill_bridge(cluster).await?;
-            inbound.release();
-            outbound.release();
-            anyhow::Ok(())
+            anyhow::Ok(tokio::join!(inbound.finish(), outbound.finish()))
         };
         let mut tick = tokio::time::interval(Duration::from_secs(2));
         tick.tick().await;
@@ -138,10 +133,9 @@ impl Story {
             }
         };
         tokio::select! {
-            killed = kills => killed?,
-            () = telling => {}
+            outcomes = all => outcomes,
+            () = telling => unreachable!("it tells until the other future is done"),
         }
-        Ok(tokio::join!(inbound.finish(), outbound.finish()))
     }
 
     /// The broker that leads the stream, since that is the worst one to lose.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use eventmesh_crds::{Bridge, Topic};
 use eventmesh_tests::{broker::Broker, wait::eventually};
 use eventmesh_wire::{
-    config::{BridgeConfig, DesiredState, EndpointConfig, Ingest},
+    config::{BridgeConfig, DesiredState, EndpointConfig},
     names,
 };
 use k8s_openapi::api::{
@@ -47,7 +47,7 @@ impl Test<'_> {
         let user = config.mesh.username.clone().context("a user")?;
         let password = config.mesh.password.as_ref().context("a password")?;
         let password = serde_json::to_value(password)?.as_str().context("a text")?.to_owned();
-        Broker::connect(&config.mesh.servers[0], &user, &password).await
+        Broker::connect(&self.stack.broker_address(), &user, &password).await
     }
 }
 
@@ -58,7 +58,7 @@ fn a_bridge_becomes_a_deployment_a_configuration_and_consumers() -> Result<()> {
         test.topic_ready("br-build-out").await?;
         test.topic_ready("br-build-dead").await?;
         let spec = "
-  endpoint: {mqtt: {url: 'mqtt://site.example:1883', version: V311, clientId: me, keepAlive: 15s, sessionExpiry: 1h}}
+  endpoint: {mqtt: {url: 'mqtt://site.example:1883', version: V5, clientId: me, keepAlive: 15s, sessionExpiry: 1h}}
   inbound:
   - {name: in, from: 'line/+/t', to: 'br-build-in.{1}', filter: 'event.data.celsius > 80', idHeader: id}
   outbound:
@@ -76,7 +76,10 @@ fn a_bridge_becomes_a_deployment_a_configuration_and_consumers() -> Result<()> {
         let inbound = &config.inbound[0];
         assert_eq!(inbound.stream, test.stream_name("br-build-in"));
         assert_eq!((inbound.from.as_str(), inbound.to.as_str()), ("line/+/t", "br-build-in.{1}"));
-        assert_eq!((inbound.filter.as_deref(), inbound.id_header.as_deref()), (Some("event.data.celsius > 80"), Some("id")));
+        assert_eq!(
+            (inbound.filter.as_deref(), inbound.id_header.as_deref()),
+            (Some("event.data.celsius > 80"), Some("id"))
+        );
         assert!(inbound.dead_letter_subject.as_deref().is_some_and(|subject| subject.starts_with("br-build-dead")));
         let outbound = &config.outbound[0];
         assert_eq!(outbound.stream, test.stream_name("br-build-out"));
@@ -123,13 +126,18 @@ fn bad_routes_are_refused_with_the_reason() -> Result<()> {
         let outbound = |more: &str| format!("{MQTT}  outbound: [{{name: a, {more}}}]\n");
         for (name, spec, kind, reason) in [
             ("mapping", inbound("from: 'line/+', to: 'br-bad.{2}'"), "Accepted", "InvalidMapping"),
-            ("subject", inbound("from: line, to: 'br-bad..x'"), "Accepted", "InvalidSubject"),
+            ("subject", inbound("from: line, to: 'br-bad..x'"), "Accepted", "InvalidMapping"),
             ("cel", inbound("from: line, to: br-bad, filter: 'event.data.('"), "Accepted", "InvalidFilter"),
             ("number", inbound("from: line, to: br-bad, filter: '1 + 1'"), "Accepted", "InvalidFilter"),
             ("nowhere", inbound("from: line, to: nobody.stores.this"), "ResolvedRefs", "NoTopicForRoute"),
             ("topic", outbound("from: {topic: missing}, to: x"), "ResolvedRefs", "TopicNotFound"),
             ("outside", outbound("from: {topic: br-bad, filter: [other.x]}, to: x"), "Accepted", "FilterOutsideTopic"),
-            ("count", outbound("from: {topic: br-bad, filter: ['br-bad.*']}, to: 'x/{2}'"), "Accepted", "InvalidMapping"),
+            (
+                "count",
+                outbound("from: {topic: br-bad, filter: ['br-bad.*']}, to: 'x/{2}'"),
+                "Accepted",
+                "InvalidMapping",
+            ),
         ] {
             test.ns.apply(&bridge(name, &spec)).await?;
             let condition = test.ns.condition::<Bridge>(name, kind, "False", reason).await?;
@@ -167,7 +175,8 @@ fn a_secret_that_is_missing_and_then_appears() -> Result<()> {
         let missing = test.ns.condition::<Bridge>("b", "ResolvedRefs", "False", "SecretNotFound").await?;
         assert!(missing.message.contains("login"), "{}", missing.message);
 
-        let secret = |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: login}}\nstringData: {data}\n");
+        let secret =
+            |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: login}}\nstringData: {data}\n");
         test.ns.apply(&secret("{username: u}")).await?;
         let lacks = test.ns.condition::<Bridge>("b", "ResolvedRefs", "False", "SecretKeyMissing").await?;
         assert!(lacks.message.contains("password"), "{}", lacks.message);
@@ -238,24 +247,19 @@ fn reports_become_status() -> Result<()> {
 }
 
 #[test]
-fn a_bridge_may_only_what_its_routes_need() -> Result<()> {
+fn a_bridge_may_publish_and_read_and_not_administer() -> Result<()> {
     shared("br-rights", async |test| {
         test.topic_ready("br-rights").await?;
-        test.topic_ready("br-rights-other").await?;
         test.ns.apply(&bridge("b", &format!("{MQTT}  inbound: [{{name: a, from: x, to: br-rights.in}}]\n"))).await?;
         test.ns.condition::<Bridge>("b", "Programmed", "True", "Programmed").await?;
         let config = test.config("b", |_| true).await?;
         let pod = test.as_bridge(&config).await?;
         pod.publish("br-rights.in", "allowed").await?;
-        // What is not allowed is answered by nobody, so this waits for the end of the broker client's patience.
-        let mut impatient = pod.jetstream.clone();
-        impatient.set_timeout(Duration::from_secs(1));
-        let other = impatient.publish("br-rights-other.x", "forbidden".into()).await?.await;
-        assert!(other.is_err(), "a bridge could publish to a subject of no route");
-        let state = &test.stream("br-rights-other").await?["state"];
-        assert_eq!(state["messages"], 0);
+        let stream = test.stream_name("br-rights");
+        // What is not allowed is answered by nobody.
+        let answer = tokio::time::timeout(Duration::from_secs(1), pod.delete_stream(&stream)).await;
+        assert!(!matches!(answer, Ok(Ok(()))), "a bridge could delete a stream");
         assert_eq!(test.stream("br-rights").await?["state"]["messages"], 1);
-        assert!(matches!(config.inbound[0].ingest, Ingest::Fast | Ingest::Atomic | Ingest::Single));
         Ok(())
     })
 }
@@ -265,8 +269,10 @@ fn routes_come_and_go_with_their_consumers() -> Result<()> {
     shared("br-routes", async |test| {
         test.topic_ready("br-routes").await?;
         let routes = |names: &[&str]| {
-            let routes: Vec<String> =
-                names.iter().map(|name| format!("{{name: {name}, from: {{topic: br-routes}}, to: x/{name}}}")).collect();
+            let routes: Vec<String> = names
+                .iter()
+                .map(|name| format!("{{name: {name}, from: {{topic: br-routes}}, to: x/{name}}}"))
+                .collect();
             bridge("b", &format!("{MQTT}  outbound: [{}]\n", routes.join(", ")))
         };
         let consumers = async |wanted: &[&str]| {
@@ -298,7 +304,7 @@ fn a_paused_bridge_tells_its_pods() -> Result<()> {
         let spec = |state: &str| format!("{MQTT}  inbound: [{{name: a, from: x, to: br-paused}}]\n  state: {state}\n");
         test.ns.apply(&bridge("b", &spec("Paused"))).await?;
         test.config("b", |config| config.state == DesiredState::Paused).await?;
-        test.ns.condition::<Bridge>("b", "Ready", "False", "Paused").await?;
+        test.ns.condition::<Bridge>("b", "Ready", "Unknown", "Paused").await?;
         test.ns.apply(&bridge("b", &spec("Running"))).await?;
         test.config("b", |config| config.state == DesiredState::Running).await.map(drop)
     })

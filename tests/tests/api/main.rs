@@ -9,7 +9,7 @@ mod refusals;
 mod subscriptions;
 mod topics;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use eventmesh_tests::{
     RUNTIME,
     broker::Broker,
@@ -29,9 +29,11 @@ struct Test<'a> {
 
 /// Runs a test on the shared stack in a namespace `t-<name>-…`.
 fn shared(name: &str, test: impl AsyncFnOnce(&Test<'_>) -> Result<()>) -> Result<()> {
-    static SHARED: OnceCell<Stack> = OnceCell::const_new();
+    // A stack that cannot start fails every test at once.
+    static SHARED: OnceCell<Result<Stack, String>> = OnceCell::const_new();
     RUNTIME.block_on(async {
-        let stack = SHARED.get_or_try_init(|| Stack::start("api")).await?;
+        let start = async || Stack::start("api").await.map_err(|error| format!("{error:#}"));
+        let stack = SHARED.get_or_init(start).await.as_ref().map_err(|error| anyhow!(error.clone()))?;
         let run = async |ns: &Namespace| {
             let broker = stack.broker(&stack.mesh(), MESH).await?;
             test(&Test { stack, ns, broker }).await

@@ -89,7 +89,7 @@ fn bridges() -> Result<()> {
     shared("refuse-bridge", async |test| {
         const MESH: &str = "  mesh: {name: retail, namespace: platform}\n";
         const MQTT: &str = "  endpoint: {mqtt: {url: 'mqtt://site.example:1883'}}\n";
-        const IN: &str = "  inbound: [{name: a, from: x, to: y}]\n";
+        const IN: &str = "  inbound: [{name: a, from: x, to: there}]\n";
         let bridge = |spec: &str| object("Bridge", "b", &format!("{MESH}{spec}"));
         refuse(test, &bridge(MQTT), "at least one route").await?;
         refuse(test, &bridge(&format!("  endpoint: {{}}\n{IN}")), "exactly one kind of endpoint").await?;
@@ -101,7 +101,7 @@ fn bridges() -> Result<()> {
         refuse(test, &bridge(&format!("{MQTT}{IN}{twice}")), "route names must be unique").await?;
         refuse(test, &bridge(&format!("{MQTT}{IN}  replicas: 2\n")), "at most 1 replica").await?;
         refuse(test, &bridge(&format!("{MQTT}{IN}  state: Stopped\n")), "state").await?;
-        let transform = "  inbound: [{name: a, from: x, to: y, transform: z}]\n";
+        let transform = "  inbound: [{name: a, from: x, to: there, transform: z}]\n";
         refuse(test, &bridge(&format!("{MQTT}{transform}")), "transform").await?;
 
         test.ns.apply(&bridge(&format!("{MQTT}{IN}"))).await?;
@@ -113,14 +113,19 @@ fn bridges() -> Result<()> {
 #[test]
 fn kubectl_explains_lists_and_scales() -> Result<()> {
     shared("kubectl", async |test| {
-        let explained = test.stack.api.kubectl(&["explain", "em.spec.brokers.storage.sync"]).await?;
-        assert!(explained.contains("power failure"), "{explained}");
-        for (kind, short) in [kinds::<EventMesh>("em"), kinds::<Topic>("emt"), kinds::<Subscription>("ems"), kinds::<Bridge>("emb")] {
-            let listed = test.stack.api.kubectl(&["api-resources", "--categories", "eventmesh", "--no-headers"]).await?;
+        for (kind, short) in
+            [kinds::<EventMesh>("em"), kinds::<Topic>("emt"), kinds::<Subscription>("ems"), kinds::<Bridge>("emb")]
+        {
+            let listed =
+                test.stack.api.kubectl(&["api-resources", "--categories", "eventmesh", "--no-headers"]).await?;
             assert!(listed.lines().any(|line| line.contains(&kind) && line.contains(short)), "{kind} in {listed}");
         }
+        let explained = test.stack.api.kubectl(&["explain", "em.spec.brokers.storage.sync"]).await?;
+        assert!(explained.contains("power failure"), "{explained}");
         let out = "  outbound: [{name: a, from: {topic: t}, to: z}]\n";
-        let bridge = format!("  mesh: {{name: retail, namespace: platform}}\n  endpoint: {{mqtt: {{url: 'mqtt://x:1'}}}}\n{out}");
+        let bridge = format!(
+            "  mesh: {{name: retail, namespace: platform}}\n  endpoint: {{mqtt: {{url: 'mqtt://x:1'}}}}\n{out}"
+        );
         test.ns.apply(&object("Bridge", "b", &bridge)).await?;
         test.stack.api.kubectl(&["--namespace", &test.ns.name, "scale", "emb/b", "--replicas", "3"]).await?;
         assert_eq!(test.ns.get::<Bridge>("b").await?.spec.replicas, 3);

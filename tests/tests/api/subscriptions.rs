@@ -67,8 +67,14 @@ fn every_field_is_visible_in_the_broker() -> Result<()> {
 
         test.ns.ready::<Subscription>("wait").await?;
         let config = &test.consumer("sub-fields", "wait").await?["config"];
-        assert_fields(config, &json!({"ack_wait": 45_000_000_000_u64, "deliver_policy": "new", "max_ack_pending": 1000}));
-        assert!(config["filter_subject"] == "sub-fields.c" || config["filter_subjects"] == json!(["sub-fields.c"]), "{config:#}");
+        assert_fields(
+            config,
+            &json!({"ack_wait": 45_000_000_000_u64, "deliver_policy": "new", "max_ack_pending": 1000}),
+        );
+        assert!(
+            config["filter_subject"] == "sub-fields.c" || config["filter_subjects"] == json!(["sub-fields.c"]),
+            "{config:#}"
+        );
 
         test.ns.ready::<Subscription>("time").await?;
         let config = &test.consumer("sub-fields", "time").await?["config"];
@@ -145,7 +151,7 @@ fn filters_that_overlap_or_break_the_rules_are_refused() -> Result<()> {
     shared("sub-bad", async |test| {
         test.ready_topic("sub-bad", "").await?;
         test.ns.apply(&subscription("twice", "sub-bad", "  filter: ['sub-bad.>', sub-bad.a]")).await?;
-        test.ns.condition::<Subscription>("twice", "Accepted", "False", "InvalidSpec").await?;
+        test.ns.condition::<Subscription>("twice", "Accepted", "False", "InvalidSubject").await?;
         test.ns.apply(&subscription("broken", "sub-bad", "  filter: ['sub-bad..a']")).await?;
         test.ns.condition::<Subscription>("broken", "Accepted", "False", "InvalidSubject").await.map(drop)
     })
@@ -176,8 +182,7 @@ fn numbers_of_the_consumer_come_into_the_status() -> Result<()> {
             })
         };
         pending(3).await?;
-        let next = format!("CONSUMER.MSG.NEXT.{}.{}", test.stream_name("sub-numbers"), test.consumer_name("s"));
-        test.broker.client.request(format!("$JS.API.{next}"), "1".into()).await?;
+        test.broker.fetch(&test.stream_name("sub-numbers"), &test.consumer_name("s")).await?;
         test.ns
             .until::<Subscription, _>("s", "a Subscription with an event that is not acknowledged", |subscription| {
                 let status = subscription.status.as_ref()?;
@@ -192,7 +197,7 @@ fn a_paused_subscription_gets_nothing_until_it_goes_on() -> Result<()> {
     shared("sub-paused", async |test| {
         test.ready_topic("sub-paused", "").await?;
         test.ns.apply(&subscription("s", "sub-paused", "  paused: true")).await?;
-        test.ns.condition::<Subscription>("s", "Ready", "False", "Paused").await?;
+        test.ns.condition::<Subscription>("s", "Programmed", "True", "Programmed").await?;
         assert_eq!(test.consumer("sub-paused", "s").await?["paused"], true);
         test.ns.apply(&subscription("s", "sub-paused", "  paused: false")).await?;
         test.ns.ready::<Subscription>("s").await?;

@@ -92,10 +92,16 @@ fn a_change_reaches_the_stream_and_keeps_its_events() -> Result<()> {
         test.ns.apply(&Test::topic("change", "  retention: {maxAge: 1h}")).await?;
         test.ns.ready::<Topic>("change").await?;
         test.broker.publish("change.a", "kept").await?;
-        test.ns.apply(&Test::topic("change", "  retention: {maxAge: 2h, maxBytes: 1Mi}\n  subjects: ['change.>', changed]")).await?;
+        test.ns
+            .apply(&Test::topic(
+                "change",
+                "  retention: {maxAge: 2h, maxBytes: 1Mi}\n  subjects: ['change.>', changed]",
+            ))
+            .await?;
         test.ns.ready::<Topic>("change").await?;
         let info = test.stream("change").await?;
-        let wanted = json!({"max_age": 7_200_000_000_000_u64, "max_bytes": 1_048_576, "subjects": ["change.>", "changed"]});
+        let wanted =
+            json!({"max_age": 7_200_000_000_000_u64, "max_bytes": 1_048_576, "subjects": ["change.>", "changed"]});
         assert_fields(&info["config"], &wanted);
         assert_eq!(info["state"]["messages"], 1);
         Ok(())
@@ -156,12 +162,11 @@ fn a_stream_edited_by_hand_is_put_back_and_the_difference_told() -> Result<()> {
         })
         .await?;
         eventually("Event with the difference", SOON, async || {
-            let events = test.ns.api::<Event>().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            let events =
+                test.ns.api::<Event>().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let notes: Vec<String> = events.into_iter().filter_map(|event| event.note).collect();
-            match notes.iter().any(|note| note.contains("max_msgs") || note.contains("maxMessages")) {
-                true => Ok(Some(())),
-                false => Err(format!("{notes:?}")),
-            }
+            let told = notes.iter().any(|note| note.contains("max_msgs") || note.contains("maxMessages"));
+            if told { Ok(Some(())) } else { Err(format!("{notes:?}")) }
         })
         .await
     })
@@ -211,18 +216,20 @@ fn deletion_policies() -> Result<()> {
 #[test]
 fn the_older_of_two_that_overlap_wins_until_it_is_deleted() -> Result<()> {
     shared("overlap", async |test| {
-        test.ns.apply(&Test::topic("overlap-old", "  subjects: ['overlap.>']\n  deletionPolicy: Delete")).await?;
-        test.ns.ready::<Topic>("overlap-old").await?;
-        test.ns.apply(&Test::topic("overlap-new", "  subjects: ['overlap.*.a']")).await?;
-        let refused = test.ns.condition::<Topic>("overlap-new", "Accepted", "False", "SubjectOverlap").await?;
-        assert!(refused.message.contains("overlap-old"), "{}", refused.message);
-        test.ns.condition::<Topic>("overlap-new", "Ready", "False", "SubjectOverlap").await?;
-        assert!(test.broker.stream(&test.stream_name("overlap-new")).await?.is_none());
-        test.ns.ready::<Topic>("overlap-old").await?;
+        test.ns.apply(&Test::topic("overlap-a", "  subjects: ['overlap.>']\n  deletionPolicy: Delete")).await?;
+        test.ns.ready::<Topic>("overlap-a").await?;
+        // Kubernetes tells ages in whole seconds; only another second makes one of them the older.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        test.ns.apply(&Test::topic("overlap-b", "  subjects: ['overlap.*.a']")).await?;
+        let refused = test.ns.condition::<Topic>("overlap-b", "Accepted", "False", "SubjectOverlap").await?;
+        assert!(refused.message.contains("overlap-a"), "{}", refused.message);
+        test.ns.condition::<Topic>("overlap-b", "Ready", "False", "SubjectOverlap").await?;
+        assert!(test.broker.stream(&test.stream_name("overlap-b")).await?.is_none());
+        test.ns.ready::<Topic>("overlap-a").await?;
 
-        test.ns.delete_and_wait::<Topic>("overlap-old").await?;
-        test.ns.ready::<Topic>("overlap-new").await?;
-        assert_eq!(test.stream("overlap-new").await?["config"]["subjects"], json!(["overlap.*.a"]));
+        test.ns.delete_and_wait::<Topic>("overlap-a").await?;
+        test.ns.ready::<Topic>("overlap-b").await?;
+        assert_eq!(test.stream("overlap-b").await?["config"]["subjects"], json!(["overlap.*.a"]));
         Ok(())
     })
 }
@@ -261,9 +268,10 @@ fn a_bad_change_leaves_the_good_stream_as_it_is() -> Result<()> {
 #[test]
 fn an_unmanaged_topic_reports_and_never_changes() -> Result<()> {
     shared("unmanaged", async |test| {
-        let yaml = Test::topic("unmanaged", "  managed: false\n  deletionPolicy: Delete\n  retention: {maxMessages: 5}");
+        let yaml =
+            Test::topic("unmanaged", "  managed: false\n  deletionPolicy: Delete\n  retention: {maxMessages: 5}");
         test.ns.apply(&yaml).await?;
-        test.ns.condition::<Topic>("unmanaged", "ResolvedRefs", "False", "StreamNotFound").await?;
+        test.ns.condition::<Topic>("unmanaged", "Ready", "False", "StreamNotFound").await?;
 
         let name = test.stream_name("unmanaged");
         let config = json!({"name": name, "subjects": ["unmanaged.by-hand"], "storage": "file", "max_msgs": 77});
@@ -276,7 +284,10 @@ fn an_unmanaged_topic_reports_and_never_changes() -> Result<()> {
                 (topic.status.as_ref()?.messages == Some(1)).then_some(())
             })
             .await?;
-        assert_fields(&test.stream("unmanaged").await?["config"], &json!({"max_msgs": 77, "subjects": ["unmanaged.by-hand"]}));
+        assert_fields(
+            &test.stream("unmanaged").await?["config"],
+            &json!({"max_msgs": 77, "subjects": ["unmanaged.by-hand"]}),
+        );
 
         test.ns.delete_and_wait::<Topic>("unmanaged").await?;
         assert_eq!(test.stream("unmanaged").await?["state"]["messages"], 1);
@@ -292,7 +303,10 @@ fn a_stream_made_by_hand_is_not_taken_over() -> Result<()> {
         test.broker.create_stream(&config).await?;
         test.ns.apply(&Test::topic("conflict", "")).await?;
         test.ns.condition::<Topic>("conflict", "Accepted", "False", "StreamConflict").await?;
-        assert_fields(&test.stream("conflict").await?["config"], &json!({"max_msgs": 3, "subjects": ["conflict.by-hand"]}));
+        assert_fields(
+            &test.stream("conflict").await?["config"],
+            &json!({"max_msgs": 3, "subjects": ["conflict.by-hand"]}),
+        );
 
         test.broker.delete_stream(&name).await?;
         test.ns.ready::<Topic>("conflict").await.map(drop)

@@ -23,7 +23,8 @@ impl Test<'_> {
         let stream = self.stream(&format!("{word}-in"));
         let (to, at_site) = (word.clone(), (&site, version));
         let inbound =
-            Flow::inbound(&run, EVENTS, at_site, move |n| format!("{to}/{}/in", n % 50), (broker, stream.as_str())).await?;
+            Flow::inbound(&run, EVENTS, at_site, move |n| format!("{to}/{}/in", n % 50), (broker, stream.as_str()))
+                .await?;
         let (to, filter) = (word.clone(), format!("{word}/+/out"));
         let at_site = (&site, version, filter.as_str());
         let outbound = Flow::outbound(&run, EVENTS, broker, move |n| format!("{to}-out.{}", n % 50), at_site).await?;

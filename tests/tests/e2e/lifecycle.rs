@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::{Test, mesh, object, shared, topic};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_mesh_becomes_ready_and_tells_of_its_brokers() -> Result<()> {
@@ -57,15 +57,15 @@ fn an_application_works_with_the_secret_it_is_given() -> Result<()> {
         all_ready::<Topic>(test.ns, &["client"]).await?;
         all_ready::<Subscription>(test.ns, &["s"]).await?;
         let data = test.ns.get::<Secret>("m-client").await?.data.context("data")?;
-        let text = |key: &str| data.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
+        let text =
+            |key: &str| data.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
         // The address is that of a Service; from here the way to it is the operator connection's.
         let info = operator.client.server_info();
         let server = format!("nats://{}:{}", info.host, info.port);
         let server = if server.contains("0.0.0.0") { test.address().await? } else { server };
         let app = Broker::connect(&server, &text("username"), &text("password")).await?;
         app.publish("client.a", "hello").await?;
-        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.sub_{}_s", test.stream("client"), test.ns.name);
-        let message = app.client.request(next, "1".into()).await?;
+        let message = app.fetch(&test.stream("client"), &format!("sub_{}_s", test.ns.name)).await?;
         assert_eq!(message.payload.as_ref(), b"hello");
         Ok(())
     })

@@ -75,9 +75,10 @@ impl Test<'_> {
         self.ns.apply(&topic(&format!("{word}-in"), "")).await?;
         self.ns.apply(&topic(&format!("{word}-out"), "")).await?;
         let inbound = format!("{{name: in, from: '{word}/+/in', to: '{word}-in.{{1}}', idHeader: id}}");
-        let outbound = format!("{{name: out, from: {{topic: {word}-out, filter: ['{word}-out.*']}}, to: '{word}/{{1}}/out'}}");
+        let outbound =
+            format!("{{name: out, from: {{topic: {word}-out, filter: ['{word}-out.*']}}, to: '{word}/{{1}}/out'}}");
         let routes = format!("  inbound: [{inbound}]\n  outbound: [{outbound}]\n{more}");
-        self.ns.apply(&self.bridge(&self.site_url(1883), version, &routes)).await?;
+        self.ns.apply(&Self::bridge(&self.site_url(1883), version, &routes)).await?;
         all_ready::<Topic>(self.ns, &[&format!("{word}-in"), &format!("{word}-out")]).await?;
         self.ns.ready::<Bridge>("b").await.map(drop)
     }
@@ -86,8 +87,12 @@ impl Test<'_> {
         format!("mqtt://{}:{port}", self.cluster.site_host())
     }
 
-    fn bridge(&self, url: &str, version: MqttVersion, more: &str) -> String {
-        object("Bridge", "b", &format!("  mesh: {{name: m}}\n  endpoint: {{mqtt: {{url: '{url}', version: {version:?}}}}}\n{more}"))
+    fn bridge(url: &str, version: MqttVersion, more: &str) -> String {
+        object(
+            "Bridge",
+            "b",
+            &format!("  mesh: {{name: m}}\n  endpoint: {{mqtt: {{url: '{url}', version: {version:?}}}}}\n{more}"),
+        )
     }
 
     /// The only pod of the Bridge `b`.

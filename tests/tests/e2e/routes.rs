@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{Test, shared, topic};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 impl Test<'_> {
     /// A mesh of one broker, a Topic named as the test, and a Bridge `b` from `<word>/+` to `<word>.x`.
@@ -23,7 +23,7 @@ impl Test<'_> {
         self.ns.apply(&topic(self.word, topic_more)).await?;
         self.ns.ready::<Topic>(self.word).await?;
         let route = format!("  inbound: [{{name: a, from: '{0}/+', to: '{0}.{{1}}'}}]\n", self.word);
-        self.ns.apply(&self.bridge(&self.site_url(1883), MqttVersion::V5, &route)).await?;
+        self.ns.apply(&Self::bridge(&self.site_url(1883), MqttVersion::V5, &route)).await?;
         self.ns.ready::<Bridge>("b").await?;
         Ok(broker)
     }

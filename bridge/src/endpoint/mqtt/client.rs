@@ -15,6 +15,9 @@ use crate::ledger::SendAck;
 /// How long connecting may take, the answer to CONNECT included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the end may take: what is acknowledged is sent, then DISCONNECT.
+pub const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What a connection is made from.
 #[derive(Clone)]
 pub struct Options {
@@ -39,7 +42,10 @@ pub struct Publication {
 /// What happens on a connection.
 #[derive(Debug)]
 pub enum Signal {
-    Connected { session_present: bool, max_packet: Option<u32> },
+    Connected {
+        session_present: bool,
+        max_packet: Option<u32>,
+    },
     Publication(Publication),
     /// The broker's answer to a subscription, one for each filter: what is wrong with it, if anything.
     Subscribed(Vec<Option<String>>),
@@ -115,9 +121,15 @@ pub trait Client: Clone + Send + Sync + 'static {
 pub fn connect_failed(address: &BrokerAddress, error: &std::io::Error) -> LinkError {
     let place = format!("{}:{}", address.host, address.port);
     let message = match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => format!("{place} refuses the connection; is the broker running, and is this its port?"),
-        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::ConnectionAborted => {
-            format!("{place} closed the connection; is an MQTT broker listening there, with or without TLS as configured?")
+        std::io::ErrorKind::ConnectionRefused => {
+            format!("{place} refuses the connection; is the broker running, and is this its port?")
+        }
+        std::io::ErrorKind::UnexpectedEof
+        | std::io::ErrorKind::ConnectionReset
+        | std::io::ErrorKind::ConnectionAborted => {
+            format!(
+                "{place} closed the connection; is an MQTT broker listening there, with or without TLS as configured?"
+            )
         }
         _ => format!("can not connect to {place}: {error}"),
     };
@@ -126,5 +138,8 @@ pub fn connect_failed(address: &BrokerAddress, error: &std::io::Error) -> LinkEr
 
 pub fn timed_out(address: &BrokerAddress) -> LinkError {
     let seconds = CONNECT_TIMEOUT.as_secs();
-    LinkError::away(format!("{}:{} accepted no MQTT connection within {seconds} s; it hangs, or is no MQTT broker", address.host, address.port))
+    LinkError::away(format!(
+        "{}:{} accepted no MQTT connection within {seconds} s; it hangs, or is no MQTT broker",
+        address.host, address.port
+    ))
 }

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,11 +19,13 @@ pub struct Coalescing<S> {
     socket: S,
     waiting: Vec<u8>,
     written: usize,
+    /// Set before the last packets: from then on a flush is one, because input is not asked for again.
+    last_words: Arc<AtomicBool>,
 }
 
 impl<S> Coalescing<S> {
-    pub fn new(socket: S) -> Self {
-        Self { socket, waiting: Vec::with_capacity(LIMIT), written: 0 }
+    pub fn new(socket: S, last_words: Arc<AtomicBool>) -> Self {
+        Self { socket, waiting: Vec::with_capacity(LIMIT), written: 0, last_words }
     }
 }
 
@@ -41,7 +45,11 @@ impl<S: AsyncWrite + Unpin> Coalescing<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalescing<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if let Poll::Ready(Err(error)) = self.poll_drain(context) {
             return Poll::Ready(Err(error));
         }
@@ -58,7 +66,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalescing<S> {
         Poll::Ready(Ok(data.len()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last_words.load(Ordering::Relaxed) {
+            ready!(self.poll_drain(context))?;
+            return Pin::new(&mut self.socket).poll_flush(context);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -77,13 +89,13 @@ impl<S> Drop for Coalescing<S> {
 }
 
 /// Connects to `host:port` in the form the client gives it.
-pub async fn connect(address: String) -> io::Result<Coalescing<TcpStream>> {
+pub async fn connect(address: String, last_words: Arc<AtomicBool>) -> io::Result<Coalescing<TcpStream>> {
     // The client joins host and port as they are, so an IPv6 host lacks its brackets.
     let (host, port) = address.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
     let port: u16 = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
     let socket = TcpStream::connect((host, port)).await?;
     socket.set_nodelay(true)?;
-    Ok(Coalescing::new(socket))
+    Ok(Coalescing::new(socket, last_words))
 }
 
 #[cfg(test)]
@@ -95,7 +107,7 @@ mod tests {
     #[tokio::test]
     async fn flushed_packets_leave_together_when_input_is_asked_for() {
         let (near, mut far) = tokio::io::duplex(1024);
-        let mut stream = Coalescing::new(near);
+        let mut stream = Coalescing::new(near, Arc::default());
         for byte in 1..=3_u8 {
             stream.write_all(&[byte]).await.unwrap();
             stream.flush().await.unwrap();

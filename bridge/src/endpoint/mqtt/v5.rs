@@ -1,15 +1,24 @@
 //! MQTT 5 behind [`Client`].
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt as _;
-use rumqttc::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet, PubAck, PubAckReason, Publish, PublishProperties, RetainForwardRule, SubscribeReasonCode};
+use rumqttc::mqttbytes::v5::{
+    ConnectReturnCode, DisconnectReasonCode, Packet, PubAck, PubAckReason, Publish, PublishProperties,
+    RetainForwardRule, SubscribeReasonCode,
+};
 use rumqttc::{
-    AckMode, AsyncClient, ConnectionError, Event, EventLoop, ManualAck, MqttOptions, PersistedAckMode, PersistedSession, PublishNoticeError,
-    PublishOptions, PublishResult, QoS, SessionStore, SessionStoreFuture, SessionStoreKey, StateError, SubscribeFilter, TlsConfiguration, Transport,
+    AckMode, AsyncClient, ConnectionError, Event, EventLoop, ManualAck, MqttOptions, PersistedAckMode,
+    PersistedSession, PublishNoticeError, PublishOptions, PublishResult, QoS, SessionStore, SessionStoreError,
+    SessionStoreKey, StateError, SubscribeFilter, TlsConfiguration, Transport,
 };
 
-use super::client::{self, Client, LinkError, LinkErrorKind, Options, Outgoing, Publication, PublishError, Published, Signal};
+use super::client::{
+    self, Client, LinkError, LinkErrorKind, Options, Outgoing, Publication, PublishError, Published, Signal,
+};
 use super::stream;
 use crate::event::Headers;
 use crate::ledger::SendAck;
@@ -17,10 +26,11 @@ use crate::ledger::SendAck;
 #[derive(Clone)]
 pub struct V5 {
     client: AsyncClient,
+    last_words: Arc<AtomicBool>,
 }
 
 pub struct Loop {
-    event_loop: EventLoop,
+    inner: EventLoop,
     options: Options,
     connected: bool,
 }
@@ -30,7 +40,10 @@ impl Client for V5 {
 
     fn new(options: &Options) -> (Self, Loop) {
         let endpoint = &options.endpoint;
-        let mut mqtt = MqttOptions::new(endpoint.client_id.clone(), (options.address.host.clone(), options.address.port));
+        let last_words = Arc::new(AtomicBool::new(false));
+        let flush = Arc::clone(&last_words);
+        let mut mqtt =
+            MqttOptions::new(endpoint.client_id.clone(), (options.address.host.clone(), options.address.port));
         mqtt.set_keep_alive(endpoint.keep_alive_seconds)
             .set_clean_start(false)
             .set_session_expiry_interval(Some(endpoint.session_expiry_seconds))
@@ -41,7 +54,7 @@ impl Client for V5 {
             .set_connect_timeout(client::CONNECT_TIMEOUT)
             .set_read_batch_size(128)
             .set_max_request_batch(256)
-            .set_socket_connector(|address, _| stream::connect(address));
+            .set_socket_connector(move |address, _| stream::connect(address, Arc::clone(&flush)));
         if let Some(username) = &endpoint.username {
             let password = endpoint.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
             mqtt.set_credentials(username.clone(), password);
@@ -51,11 +64,11 @@ impl Client for V5 {
         }
         mqtt.set_session_store(NothingPending { session: empty_session(&mqtt) });
         let (client, event_loop) = AsyncClient::builder(mqtt).unbounded().build();
-        (Self { client }, Loop { event_loop, options: options.clone(), connected: false })
+        (Self { client, last_words }, Loop { inner: event_loop, options: options.clone(), connected: false })
     }
 
     async fn poll(this: &mut Loop) -> Result<Signal, LinkError> {
-        match this.event_loop.poll().await {
+        match this.inner.poll().await {
             Ok(event) => Ok(this.signal(event)),
             Err(error) => Err(this.explain(error)),
         }
@@ -64,7 +77,10 @@ impl Client for V5 {
     fn subscribe(&self, filters: &[String], at_least_once: bool) -> Result<(), LinkError> {
         let qos = if at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
         // Kept values come once, when a subscription is new, and not again at each reconnect.
-        let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), qos).retain_forward_rule(RetainForwardRule::OnNewSubscribe));
+        let filters = filters.iter().map(|filter| SubscribeFilter {
+            retain_forward_rule: RetainForwardRule::OnNewSubscribe,
+            ..SubscribeFilter::new(filter.clone(), qos)
+        });
         self.client.try_subscribe_many(filters).map_err(|error| LinkError::away(error.to_string()))
     }
 
@@ -89,7 +105,10 @@ impl Client for V5 {
             }
         }
         let options = PublishOptions::new(qos).retain(message.retain).properties(properties);
-        let notice = self.client.try_publish_tracked(message.topic, message.payload, options).map_err(|error| LinkError::away(error.to_string()))?;
+        let notice = self
+            .client
+            .try_publish_tracked(message.topic, message.payload, options)
+            .map_err(|error| LinkError::away(error.to_string()))?;
         Ok(notice
             .wait_async()
             .map(|result| match result {
@@ -97,14 +116,17 @@ impl Client for V5 {
                     Err(PublishError::Refused(format!("the broker refused the publication: {:?}", ack.reason)))
                 }
                 Ok(_) => Ok(()),
-                Err(PublishNoticeError::V5PubAck(reason)) => Err(PublishError::Refused(format!("the broker refused the publication: {reason:?}"))),
+                Err(PublishNoticeError::V5PubAck(reason)) => {
+                    Err(PublishError::Refused(format!("the broker refused the publication: {reason:?}")))
+                }
                 Err(_) => Err(PublishError::Lost),
             })
             .boxed())
     }
 
     fn disconnect(&self) {
-        let _ = self.client.try_disconnect_now();
+        self.last_words.store(true, Ordering::Relaxed);
+        let _ = self.client.try_disconnect_with_timeout(client::GOODBYE);
     }
 }
 
@@ -115,32 +137,41 @@ impl Loop {
             Packet::ConnAck(connack) => {
                 self.connected = true;
                 // The empty checkpoint was for this moment only; saving one with each packet would cost a lot.
-                self.event_loop.options.clear_session_store();
+                self.inner.options.clear_session_store();
                 let max_packet = connack.properties.as_ref().and_then(|properties| properties.max_packet_size);
                 Signal::Connected { session_present: connack.session_present, max_packet }
             }
             Packet::Publish(publish) => Signal::Publication(publication(publish)),
-            Packet::SubAck(suback) => Signal::Subscribed(suback.return_codes.iter().map(refusal).collect()),
+            Packet::SubAck(suback) => Signal::Subscribed(suback.return_codes.into_iter().map(refusal).collect()),
             _ => Signal::Other,
         }
     }
 
     fn explain(&self, error: ConnectionError) -> LinkError {
         match error {
-            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code: DisconnectReasonCode::SessionTakenOver, .. }) => LinkError {
-                message: format!("another client connected with the client id `{}`; give each client its own", self.options.endpoint.client_id),
+            ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code: DisconnectReasonCode::SessionTakenOver,
+                ..
+            }) => LinkError {
+                message: format!(
+                    "another client connected with the client id `{}`; give each client its own",
+                    self.options.endpoint.client_id
+                ),
                 kind: LinkErrorKind::TakenOver,
             },
-            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-                LinkError::away(format!("the broker ended the connection: {reason_code:?} {}", reason_string.unwrap_or_default()))
-            }
-            ConnectionError::ConnectionRefused(code) | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => refused(code),
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => LinkError::away(
+                format!("the broker ended the connection: {reason_code:?} {}", reason_string.unwrap_or_default()),
+            ),
+            ConnectionError::ConnectionRefused(code)
+            | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => refused(code),
             ConnectionError::Io(error) if !self.connected => client::connect_failed(&self.options.address, &error),
             ConnectionError::MqttState(StateError::ConnectionAborted) if !self.connected => {
                 client::connect_failed(&self.options.address, &std::io::ErrorKind::UnexpectedEof.into())
             }
             ConnectionError::Timeout(_) => client::timed_out(&self.options.address),
-            ConnectionError::MqttState(StateError::ConnectionAborted) => LinkError::away("the broker closed the connection"),
+            ConnectionError::MqttState(StateError::ConnectionAborted) => {
+                LinkError::away("the broker closed the connection")
+            }
             ConnectionError::MqttState(StateError::AwaitPingResp) => LinkError::away("the broker no longer answers"),
             error => LinkError::away(error.to_string()),
         }
@@ -157,7 +188,7 @@ fn refused(code: ConnectReturnCode) -> LinkError {
     LinkError::refused(format!("the broker refused the connection: {code:?}; {advice}"))
 }
 
-fn refusal(code: &SubscribeReasonCode) -> Option<String> {
+fn refusal(code: SubscribeReasonCode) -> Option<String> {
     match code {
         SubscribeReasonCode::Success(_) => None,
         other => Some(format!("the broker refused the subscription: {other:?}")),
@@ -166,7 +197,13 @@ fn refusal(code: &SubscribeReasonCode) -> Option<String> {
 
 fn publication(publish: Publish) -> Publication {
     let headers = publish.properties.map(headers).unwrap_or_default();
-    Publication { topic: publish.topic, payload: publish.payload, packet: publish.pkid, redelivery: publish.dup, headers }
+    Publication {
+        topic: publish.topic,
+        payload: publish.payload,
+        packet: publish.pkid,
+        redelivery: publish.dup,
+        headers,
+    }
 }
 
 fn headers(properties: PublishProperties) -> Headers {
@@ -191,6 +228,8 @@ fn empty_session(mqtt: &MqttOptions) -> PersistedSession {
     }
 }
 
+type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;
+
 /// Tells the client that this side of the session has nothing pending. That is true: the bridge keeps its own ledger, and
 /// publishes again what was not acknowledged. Without it the client would refuse to resume the broker's session.
 #[derive(Debug)]
@@ -199,15 +238,15 @@ struct NothingPending {
 }
 
 impl SessionStore for NothingPending {
-    fn load<'a>(&'a self, _: &'a SessionStoreKey) -> SessionStoreFuture<'a, Option<PersistedSession>> {
+    fn load<'a>(&'a self, _: &'a SessionStoreKey) -> StoreFuture<'a, Option<PersistedSession>> {
         Box::pin(async { Ok(Some(self.session.clone())) })
     }
 
-    fn save<'a>(&'a self, _: &'a SessionStoreKey, _: &'a PersistedSession) -> SessionStoreFuture<'a, ()> {
+    fn save<'a>(&'a self, _: &'a SessionStoreKey, _: &'a PersistedSession) -> StoreFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> SessionStoreFuture<'a, ()> {
+    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> StoreFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }

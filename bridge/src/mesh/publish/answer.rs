@@ -43,14 +43,17 @@ pub(super) enum Answer {
 /// Atomic batches or fast ingest are not allowed on the stream.
 const BATCHES_NOT_ALLOWED: [u64; 2] = [10174, 10205];
 /// Everything else that can be wrong with a batch and not with its events.
-const BATCH_PROBLEMS: [u64; 13] = [10175, 10176, 10177, 10179, 10199, 10200, 10201, 10206, 10207, 10208, 10210, 10211, 10164];
+const BATCH_PROBLEMS: [u64; 13] =
+    [10175, 10176, 10177, 10179, 10199, 10200, 10201, 10206, 10207, 10208, 10210, 10211, 10164];
 /// The event is larger than the stream's or the account's limit for one.
 const TOO_LARGE: [u64; 2] = [10054, 10124];
 
 impl Answer {
     pub(super) fn read(message: &Message, stream: &str) -> Self {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
-            return Self::Refused(format!("no stream takes the subject; the Topic of stream `{stream}` is missing, or its subjects do not cover it"));
+            return Self::Refused(format!(
+                "no stream takes the subject; the Topic of stream `{stream}` is missing, or its subjects do not cover it"
+            ));
         }
         match serde_json::from_slice::<Wire<'_>>(&message.payload) {
             Ok(wire) => Self::of(wire, stream),
@@ -73,7 +76,9 @@ impl Answer {
         }
         match wire.stream {
             Some(stored) if stored == stream => Self::Stored(wire.count),
-            Some(stored) => Self::Refused(format!("the subject is stored by stream `{stored}`, not by `{stream}` as configured")),
+            Some(stored) => {
+                Self::Refused(format!("the subject is stored by stream `{stored}`, not by `{stream}` as configured"))
+            }
             None => Self::Progress,
         }
     }

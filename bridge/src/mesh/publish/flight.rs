@@ -15,7 +15,7 @@ pub(super) struct Flight {
 /// All flights, by the number that their answer names.
 #[derive(Default)]
 pub(super) struct Flights {
-    flights: BTreeMap<u64, Flight>,
+    by_number: BTreeMap<u64, Flight>,
     next: u64,
     pub batches: usize,
     pub events: usize,
@@ -31,11 +31,11 @@ impl Flights {
     pub(super) fn add(&mut self, number: u64, deliveries: Vec<Delivery>, batch: bool) {
         self.batches += usize::from(batch);
         self.events += deliveries.len();
-        self.flights.insert(number, Flight { deliveries, batch, sent: Instant::now() });
+        self.by_number.insert(number, Flight { deliveries, batch, sent: Instant::now() });
     }
 
     pub(super) fn take(&mut self, number: u64) -> Option<Flight> {
-        let flight = self.flights.remove(&number)?;
+        let flight = self.by_number.remove(&number)?;
         self.batches -= usize::from(flight.batch);
         self.events -= flight.deliveries.len();
         Some(flight)
@@ -44,11 +44,12 @@ impl Flights {
     /// Takes those that had no answer for so long, counted from the last time the connection came back; oldest first.
     pub(super) fn overdue(&mut self, timeout: Duration, connected_since: Instant) -> Vec<Flight> {
         let late = |flight: &Flight| flight.sent.max(connected_since).elapsed() > timeout;
-        let numbers: Vec<u64> = self.flights.iter().filter(|(_, flight)| late(flight)).map(|(number, _)| *number).collect();
+        let numbers: Vec<u64> =
+            self.by_number.iter().filter(|(_, flight)| late(flight)).map(|(number, _)| *number).collect();
         numbers.into_iter().filter_map(|number| self.take(number)).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+        self.by_number.is_empty()
     }
 }

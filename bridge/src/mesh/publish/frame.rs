@@ -36,7 +36,13 @@ pub(super) async fn alone(client: &Client, delivery: &Delivery, reply: String) -
     }
 }
 
-pub(super) async fn member(client: &Client, delivery: &Delivery, ingest: Ingest, inbox: &str, place: Place<'_>) -> Result<(), PublishError> {
+pub(super) async fn member(
+    client: &Client,
+    delivery: &Delivery,
+    ingest: Ingest,
+    inbox: &str,
+    place: Place<'_>,
+) -> Result<(), PublishError> {
     let (subject, payload) = (delivery.target.clone(), delivery.payload.clone());
     let mut headers = headers(delivery);
     let last = place.number == place.of;
@@ -56,7 +62,9 @@ pub(super) async fn member(client: &Client, delivery: &Delivery, ingest: Ingest,
     headers.insert("Nats-Batch-Sequence", place.number.to_string().as_str());
     if last {
         headers.insert("Nats-Batch-Commit", "1");
-        return client.publish_with_reply_and_headers(subject, format!("{inbox}.{}", place.batch), headers, payload).await;
+        return client
+            .publish_with_reply_and_headers(subject, format!("{inbox}.{}", place.batch), headers, payload)
+            .await;
     }
     client.publish_with_headers(subject, headers, payload).await
 }

@@ -9,7 +9,7 @@ mod flight;
 mod frame;
 mod pipeline;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use eventmesh_wire::config::{Ingest, RetryConfig};
 use tokio::sync::mpsc;
@@ -26,21 +26,29 @@ pub struct Settings {
     /// Single publishes on their way at once.
     pub window: usize,
     pub retry: RetryConfig,
+    /// What is refused is dropped, and counted so.
+    pub at_most_once: bool,
     pub dead_letters: Option<Arc<DeadLetters>>,
 }
 
 /// The entrance to the publisher of one route; the publisher ends when it is dropped and all is settled.
 pub struct Publisher {
     queue: mpsc::UnboundedSender<Delivery>,
-    pub task: tokio::task::JoinHandle<()>,
+    /// Events that nothing can deliver: kept, so that their source is not told otherwise.
+    held: Mutex<Vec<Delivery>>,
 }
 
 impl Publisher {
     #[must_use]
     pub fn start(mesh: Mesh, books: Arc<Books>, settings: Settings) -> Self {
         let (queue, deliveries) = mpsc::unbounded_channel();
-        let task = tokio::spawn(pipeline::run(mesh, books, settings, deliveries));
-        Self { queue, task }
+        tokio::spawn(pipeline::run(mesh, books, settings, deliveries));
+        Self { queue, held: Mutex::default() }
+    }
+
+    /// Keeps an event that nothing can deliver in flight, until the route ends.
+    pub fn hold(&self, delivery: Delivery) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(delivery);
     }
 }
 
@@ -50,4 +58,3 @@ impl Sink for Publisher {
         let _ = self.queue.send(delivery);
     }
 }
-

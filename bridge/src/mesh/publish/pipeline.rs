@@ -9,10 +9,10 @@ use eventmesh_wire::config::Ingest;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
+use super::Settings;
 use super::answer::Answer;
 use super::flight::{Flight, Flights};
 use super::frame::{self, BATCH, Place};
-use super::Settings;
 use crate::backoff::Backoff;
 use crate::books::{Books, Obstacle, Outcome};
 use crate::dead_letter;
@@ -20,13 +20,18 @@ use crate::event::Delivery;
 use crate::mesh::Mesh;
 
 /// Batches on their way at once. While one is being synced to disk the next fills the wire; the server allows 50 a stream.
-const BATCHES: usize = 3;
+const BATCHES: usize = 2;
 /// How long an answer may take on a connection that stands.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Room that the protocol needs beside payload and headers.
 const PROTOCOL_ROOM: usize = 512;
 
-pub(super) async fn run(mesh: Mesh, books: Arc<Books>, settings: Settings, deliveries: mpsc::UnboundedReceiver<Delivery>) {
+pub(super) async fn run(
+    mesh: Mesh,
+    books: Arc<Books>,
+    settings: Settings,
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
+) {
     let inbox = mesh.client.new_inbox();
     let answers = loop {
         match mesh.client.subscribe(format!("{inbox}.>")).await {
@@ -116,9 +121,10 @@ impl Pipeline {
         let most = self.mesh.client.max_payload();
         let too_large = |delivery: &Delivery| size(delivery) > most;
         if batch.iter().any(too_large) {
-            let (large, fitting) = std::mem::take(batch).into_iter().partition(too_large);
+            let (large, fitting): (Vec<Delivery>, Vec<Delivery>) =
+                std::mem::take(batch).into_iter().partition(too_large);
             *batch = fitting;
-            for delivery in Vec::<Delivery>::into_iter(large) {
+            for delivery in large {
                 self.unacceptable(delivery, &too_large_message(most));
             }
         }
@@ -145,7 +151,11 @@ impl Pipeline {
         let number = self.flights.number();
         let id = number.to_string();
         // An atomic batch is named by its id in the whole stream, so by the inbox too; a fast batch by its reply subject.
-        let batch = if self.ingest == Ingest::Atomic { format!("{}.{id}", self.inbox.trim_start_matches("_INBOX.")) } else { id };
+        let batch = if self.ingest == Ingest::Atomic {
+            format!("{}.{id}", self.inbox.trim_start_matches("_INBOX."))
+        } else {
+            id
+        };
         for (index, delivery) in deliveries.iter().enumerate() {
             let place = Place { batch: &batch, number: index + 1, of: deliveries.len() };
             if let Err(error) = frame::member(&self.mesh.client, delivery, self.ingest, &self.inbox, place).await {
@@ -181,12 +191,19 @@ impl Pipeline {
             }
             Answer::BatchRefused { for_good, problem } => {
                 if for_good {
-                    tracing::warn!(route = self.books.name, stream = self.settings.stream, problem, "batches are not allowed; publishing one by one");
+                    tracing::warn!(
+                        route = self.books.name,
+                        stream = self.settings.stream,
+                        problem,
+                        "batches are not allowed; publishing one by one"
+                    );
                     self.ingest = Ingest::Single;
                 }
                 flight.deliveries.into_iter().for_each(|delivery| self.one_by_one(delivery));
             }
-            Answer::Refused(problem) => flight.deliveries.into_iter().for_each(|delivery| self.again(delivery, &problem)),
+            Answer::Refused(problem) => {
+                flight.deliveries.into_iter().for_each(|delivery| self.again(delivery, &problem));
+            }
             Answer::Unacceptable(problem) if flight.batch && flight.deliveries.len() > 1 => {
                 self.books.note(problem);
                 flight.deliveries.into_iter().for_each(|delivery| self.one_by_one(delivery));
@@ -216,9 +233,15 @@ impl Pipeline {
 
     /// The event was refused; it goes again later, or to the dead letters when it was tried often enough.
     fn again(&mut self, mut delivery: Delivery, problem: &str) {
+        if self.settings.at_most_once {
+            self.books.note(problem);
+            return delivery.receipt.settle(Outcome::Dropped);
+        }
         delivery.tries += 1;
         let attempts = self.settings.retry.attempts;
-        if let Some(dead_letters) = self.settings.dead_letters.as_ref().filter(|_| attempts > 0 && delivery.tries >= attempts) {
+        if let Some(dead_letters) =
+            self.settings.dead_letters.as_ref().filter(|_| attempts > 0 && delivery.tries >= attempts)
+        {
             self.books.note(problem);
             dead_letter::spawn(Arc::clone(dead_letters), self.mesh.clone(), delivery, problem.to_owned());
             return;
@@ -277,5 +300,7 @@ fn size(delivery: &Delivery) -> usize {
 }
 
 fn too_large_message(most: usize) -> String {
-    format!("the event is larger than the mesh takes (maxPayload is {most} bytes, {PROTOCOL_ROOM} of them for the protocol); raise the mesh's maxPayload, or give the route a dead letter Topic")
+    format!(
+        "the event is larger than the mesh takes (maxPayload is {most} bytes, {PROTOCOL_ROOM} of them for the protocol); raise the mesh's maxPayload, or give the route a dead letter Topic"
+    )
 }

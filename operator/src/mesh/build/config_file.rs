@@ -1,11 +1,18 @@
-//! The configuration files of the brokers: `nats.conf` in a ConfigMap, and `auth.conf`, which it includes, in a Secret.
+//! The configuration files of the brokers: `nats.conf` in a ConfigMap, and what it includes in a Secret: `auth.conf`
+//! with the users, and `cluster.conf` with the routes, whose URLs carry the brokers' own password.
 
 use std::fmt::Write as _;
 
-use super::{super::Credentials, super::validate::ValidMesh, names};
+use eventmesh_crds::quantity::ByteQuantity;
+
+use super::{
+    super::{Credentials, validate::ValidMesh},
+    names,
+};
 
 pub const BROKER_FILE: &str = "nats.conf";
 pub const AUTH_FILE: &str = "auth.conf";
+pub const CLUSTER_FILE: &str = "cluster.conf";
 /// Where both files are mounted.
 pub const CONFIG_DIRECTORY: &str = "/etc/nats";
 /// Where the pid file is; the pre-stop hook signals through it.
@@ -24,7 +31,7 @@ const DEFAULT_MAX_CONNECTIONS: i32 = 65536;
 
 /// Everything but the users.
 pub fn broker(mesh: &ValidMesh) -> String {
-    let max_payload = mesh.settings.max_payload.as_ref().map_or(DEFAULT_MAX_PAYLOAD, |size| size.bytes());
+    let max_payload = mesh.settings.max_payload.as_ref().map_or(DEFAULT_MAX_PAYLOAD, ByteQuantity::bytes);
     let max_connections = mesh.settings.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
     // The rest of the volume is room for compaction, for the cluster's own state, and for what a full disk needs.
     let max_file_store = mesh.storage_size.bytes() / 10 * 9;
@@ -43,7 +50,7 @@ pub fn broker(mesh: &ValidMesh) -> String {
         mesh.sync_interval
     );
     if mesh.replicas > 1 {
-        file.push_str(&cluster(mesh));
+        let _ = writeln!(file, "include \"./{CLUSTER_FILE}\"");
     }
     for (key, value) in &mesh.extra_config {
         // The broker's configuration language takes JSON values.
@@ -52,13 +59,15 @@ pub fn broker(mesh: &ValidMesh) -> String {
     file
 }
 
-fn cluster(mesh: &ValidMesh) -> String {
+/// How the brokers find each other and prove who they are.
+pub fn cluster(mesh: &ValidMesh, credentials: &Credentials) -> String {
     let name = &mesh.key.name;
+    let super::super::credentials::User { user, password } = &credentials.cluster;
     let mut routes = String::new();
     for ordinal in 0..mesh.replicas {
         let _ = writeln!(
             routes,
-            "    \"nats-route://{}-{ordinal}.{}.{}.svc:{CLUSTER_PORT}\"",
+            "    \"nats-route://{user}:{password}@{}-{ordinal}.{}.{}.svc:{CLUSTER_PORT}\"",
             names::brokers(name),
             names::headless(name),
             mesh.key.namespace
@@ -66,20 +75,19 @@ fn cluster(mesh: &ValidMesh) -> String {
     }
     format!(
         "cluster {{\n  name: \"{name}\"\n  listen: \"0.0.0.0:{CLUSTER_PORT}\"\n  no_advertise: true\n  \
-         authorization {{ user: \"cluster\", password: $CLUSTER_PASSWORD }}\n  routes: [\n{routes}  ]\n}}\n"
+         authorization {{ user: \"{user}\", password: \"{password}\" }}\n  routes: [\n{routes}  ]\n}}\n"
     )
 }
 
 /// The users, by account, and what each may do.
 pub fn auth(credentials: &Credentials) -> String {
-    let Credentials { operator, system, bridge, client, cluster } = credentials;
+    let Credentials { operator, system, bridge, client, .. } = credentials;
     // Streams and durable consumers are the operator's; who is not the operator uses them.
     let managed = "\"$JS.API.STREAM.CREATE.>\", \"$JS.API.STREAM.UPDATE.>\", \"$JS.API.STREAM.DELETE.>\", \
                    \"$JS.API.STREAM.PURGE.>\", \"$JS.API.STREAM.RESTORE.>\", \"$JS.API.STREAM.SNAPSHOT.>\", \
                    \"$JS.API.STREAM.MSG.DELETE.>\", \"$JS.API.CONSUMER.DURABLE.CREATE.>\"";
     format!(
-        "CLUSTER_PASSWORD: \"{}\"\n\
-         system_account: SYS\n\
+        "system_account: SYS\n\
          accounts {{\n  \
            SYS {{ users: [ {{ user: \"{}\", password: \"{}\" }} ] }}\n  \
            {ACCOUNT} {{\n    \
@@ -91,7 +99,6 @@ pub fn auth(credentials: &Credentials) -> String {
              ]\n  \
            }}\n\
          }}\n",
-        cluster.password,
         system.user, system.password,
         operator.user, operator.password,
         bridge.user, bridge.password,

@@ -5,6 +5,8 @@ mod budget;
 pub mod config_file;
 pub mod names;
 mod secrets;
+#[cfg(test)]
+mod snapshots;
 mod services;
 mod stateful_set;
 
@@ -43,7 +45,8 @@ pub struct Desired {
 pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
     let config = config_file::broker(mesh);
     let auth = config_file::auth(credentials);
-    let hash = hash(&[&config, &auth]);
+    let cluster = config_file::cluster(mesh, credentials);
+    let hash = hash(&[&config, &auth, &cluster]);
     Desired {
         service_account: access::service_account(mesh),
         config_map: ConfigMap {
@@ -51,7 +54,7 @@ pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
             data: Some(BTreeMap::from([(config_file::BROKER_FILE.to_owned(), config)])),
             ..ConfigMap::default()
         },
-        broker_secret: secrets::broker(mesh, credentials, auth),
+        broker_secret: secrets::broker(mesh, credentials, auth, cluster),
         client_secret: secrets::client(mesh, credentials),
         services: [services::headless(mesh), services::client(mesh)],
         budget: budget::run(mesh),

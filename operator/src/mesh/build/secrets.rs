@@ -6,14 +6,15 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 
 use super::{
     super::{Credentials, validate::ValidMesh},
-    config_file::{AUTH_FILE, CLIENT_PORT},
+    config_file::{AUTH_FILE, CLIENT_PORT, CLUSTER_FILE},
     metadata, names,
 };
 
-/// All users, and the file that tells the brokers of them.
-pub fn broker(mesh: &ValidMesh, credentials: &Credentials, auth: String) -> Secret {
+/// All users, and the files that tell the brokers of them.
+pub fn broker(mesh: &ValidMesh, credentials: &Credentials, auth: String, cluster: String) -> Secret {
     let mut data = credentials.entries();
     data.insert(AUTH_FILE.to_owned(), ByteString(auth.into_bytes()));
+    data.insert(CLUSTER_FILE.to_owned(), ByteString(cluster.into_bytes()));
     Secret { metadata: metadata(mesh, names::brokers(&mesh.key.name)), data: Some(data), ..Secret::default() }
 }
 

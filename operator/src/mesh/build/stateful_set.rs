@@ -31,7 +31,7 @@ use k8s_openapi::{
 use super::{
     super::validate::ValidMesh,
     config_file::{
-        AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY, MONITOR_PORT,
+        AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_FILE, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY, MONITOR_PORT,
         RUN_DIRECTORY,
     },
     labels, metadata, names, selector,
@@ -200,9 +200,14 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 
 fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
     let name = names::brokers(&mesh.key.name);
-    let item = |file: &str| Some(vec![KeyToPath { key: file.to_owned(), path: file.to_owned(), ..KeyToPath::default() }]);
-    let config = ConfigMapProjection { name: name.clone(), items: item(BROKER_FILE), ..ConfigMapProjection::default() };
-    let auth = SecretProjection { name, items: item(AUTH_FILE), ..SecretProjection::default() };
+    let item = |file: &str| KeyToPath { key: file.to_owned(), path: file.to_owned(), ..KeyToPath::default() };
+    let config =
+        ConfigMapProjection { name: name.clone(), items: Some(vec![item(BROKER_FILE)]), ..ConfigMapProjection::default() };
+    let auth = SecretProjection {
+        name,
+        items: Some(vec![item(AUTH_FILE), item(CLUSTER_FILE)]),
+        ..SecretProjection::default()
+    };
     vec![
         Volume {
             name: "config".to_owned(),

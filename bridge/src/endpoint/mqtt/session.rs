@@ -1,0 +1,139 @@
+//! One connection from CONNECT to its end: subscriptions, events in, acknowledgements out.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventmesh_wire::config::Guarantee;
+use tokio::time::Instant;
+
+use super::client::{Client, GOODBYE, LinkError, Publication, Signal};
+use super::{LinkState, Shared, outgoing};
+use crate::books::Obstacle;
+use crate::event::{Acknowledge as _, Receipt};
+use crate::ledger::{Entered, Fingerprint};
+use crate::route::inbound::Inbound;
+
+/// Ends the task that sends when the connection ends: what it holds goes back to its source.
+struct Ends(Option<tokio::task::JoinHandle<()>>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Runs until the connection is lost (`Err`), must be renewed or is to stop (`Ok`).
+pub(super) async fn run<C: Client>(shared: &Arc<Shared>) -> Result<(), LinkError> {
+    let (client, mut event_loop) = C::new(&shared.options);
+    let mut routes = shared.routes.clone();
+    let mut sender = Ends(None);
+    let mut leaving: Option<Instant> = None;
+    let mut asked: Vec<String> = Vec::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    // A broker that keeps to the receive maximum never reaches this; for others reading stops, so that TCP holds them.
+    let limit = usize::from(shared.options.max_in_flight) + 1;
+    loop {
+        if shared.ledger.waiting() >= limit && leaving.is_none() {
+            tokio::select! {
+                () = shared.ledger.below(limit) => {},
+                () = shared.stop.cancelled() => {},
+            }
+        }
+        let mut poll = pin!(C::poll(&mut event_loop));
+        let signal = loop {
+            tokio::select! {
+                biased;
+                signal = &mut poll => break match signal {
+                    Err(_) if leaving.is_some() => return Ok(()),
+                    signal => signal?,
+                },
+                () = shared.stop.cancelled(), if leaving.is_none() => {
+                    client.disconnect();
+                    leaving = Some(Instant::now() + 2 * GOODBYE);
+                }
+                () = tokio::time::sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => return Ok(()),
+                changed = routes.changed(), if sender.0.is_some() => {
+                    if changed.is_ok() {
+                        asked = resubscribe(shared, &client)?;
+                    }
+                }
+                _ = tick.tick() => if shared.ledger.is_stuck() {
+                    tracing::info!("renewing the MQTT connection so that events that were given back come again");
+                    return Ok(());
+                },
+            }
+        };
+        match signal {
+            Signal::Connected { session_present, max_packet } => {
+                shared.ledger.connected(session_present, client.acknowledger());
+                if !session_present {
+                    shared.subscribed().clear();
+                }
+                routes.mark_unchanged();
+                asked = resubscribe(shared, &client)?;
+                sender.0 = Some(tokio::spawn(outgoing::run(Arc::clone(shared), client.clone(), max_packet)));
+                let last_error = shared.state.borrow().last_error.clone();
+                shared.state.send_replace(LinkState { connected: true, refused: false, last_error });
+                tracing::info!(session_present, "connected to the MQTT broker");
+            }
+            Signal::Publication(publication) => receive(shared, &publication),
+            Signal::Subscribed(answers) => note_answers(shared, &asked, &answers),
+            Signal::Other => {}
+        }
+    }
+}
+
+/// Makes the session's subscriptions those of the routes. Returns the filters asked for.
+fn resubscribe<C: Client>(shared: &Shared, client: &C) -> Result<Vec<String>, LinkError> {
+    let wanted: BTreeSet<String> =
+        shared.routes.borrow().iter().map(|route| route.map.from().as_str().to_owned()).collect();
+    let mut subscribed = shared.subscribed();
+    for old in subscribed.difference(&wanted) {
+        client.unsubscribe(old)?;
+    }
+    let missing: Vec<String> = wanted.difference(&subscribed).cloned().collect();
+    if !missing.is_empty() {
+        client.subscribe(&missing, shared.guarantee == Guarantee::AtLeastOnce)?;
+    }
+    *subscribed = wanted;
+    Ok(missing)
+}
+
+fn note_answers(shared: &Shared, asked: &[String], answers: &[Option<String>]) {
+    let routes = shared.routes.borrow();
+    for (filter, answer) in asked.iter().zip(answers) {
+        for route in routes.iter().filter(|route| route.map.from().as_str() == filter) {
+            match answer {
+                Some(problem) => route.books.obstructed(Obstacle::Failed, format!("`{filter}`: {problem}")),
+                None => route.books.clear(),
+            }
+        }
+    }
+}
+
+fn receive(shared: &Shared, publication: &Publication) {
+    if shared.drain.is_cancelled() {
+        return; // Not acknowledged, so the broker keeps it for the next connection.
+    }
+    let fingerprint = Fingerprint::of(&publication.topic, &publication.payload);
+    let Entered::New(slot) = shared.ledger.enter(publication.packet, publication.redelivery, fingerprint) else {
+        return;
+    };
+    let slot = Box::new(slot);
+    // The topic of a broker that keeps to the protocol is UTF-8.
+    let topic = String::from_utf8_lossy(&publication.topic);
+    let routes = shared.routes.borrow();
+    let found: Option<(&Arc<Inbound>, _)> = routes.iter().find_map(|route| Some((route, route.map.map(&topic)?)));
+    if let Some((route, mapped)) = found {
+        route.accept(&topic, mapped, publication, Receipt::new(&route.books, slot), &shared.mesh);
+    } else {
+        // A subscription that an earlier configuration left behind in the session.
+        tracing::debug!(%topic, "no route takes this topic any more");
+        let mut slot = slot;
+        slot.confirm();
+    }
+}

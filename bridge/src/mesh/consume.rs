@@ -1,0 +1,141 @@
+//! Consuming: the durable pull consumer of an outbound route, read ahead up to a window.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
+use bytes::Bytes;
+use eventmesh_wire::config::Guarantee;
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::books::Obstacle;
+use crate::endpoint::mqtt::LinkState;
+use crate::event::{Acknowledge, Receipt, Sink};
+use crate::mesh::Mesh;
+use crate::route::outbound::{Outbound, OutboundTargets};
+
+/// How long an event that was given back rests in the stream.
+const REST: Duration = Duration::from_secs(1);
+
+/// Everything an outbound route works with.
+pub struct Consume {
+    pub route: Outbound,
+    pub mesh: Mesh,
+    pub endpoint: watch::Receiver<LinkState>,
+    pub sink: Arc<dyn Sink>,
+    pub targets: Arc<OutboundTargets>,
+    pub window: usize,
+}
+
+/// Reads until it is told to stop. It reads only while both sides stand.
+pub async fn run(mut consume: Consume, stop: CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    loop {
+        let ready = async {
+            consume.mesh.until_connected().await;
+            consume.endpoint.wait_for(|state| state.connected).await.is_ok()
+        };
+        tokio::select! {
+            ready = ready => if !ready { return },
+            () = stop.cancelled() => return,
+        }
+        let ended = tokio::select! {
+            ended = read(&consume, &mut backoff) => ended,
+            () = stop.cancelled() => return,
+        };
+        if let Err(error) = ended {
+            consume.route.books.obstructed(Obstacle::Failed, error);
+            consume.route.books.retried(1);
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {},
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Reads until a side is lost or the consumer is.
+async fn read(consume: &Consume, backoff: &mut Backoff) -> Result<(), String> {
+    let (stream, name) = (&consume.route.config.stream, &consume.route.config.consumer);
+    let context = jetstream::new(consume.mesh.client.clone());
+    let consumer: PullConsumer = context.get_consumer_from_stream(name, stream).await.map_err(|error| {
+        format!("consumer `{name}` of stream `{stream}` can not be used: {error}; the operator makes it")
+    })?;
+    consume.route.books.set_lag(Some(consumer.cached_info().num_pending));
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(consume.window)
+        .heartbeat(Duration::from_secs(5))
+        .expires(Duration::from_secs(30))
+        .messages()
+        .await
+        .map_err(|error| format!("can not read from consumer `{name}`: {error}"))?;
+    let window = Arc::new(Semaphore::new(consume.window));
+    let mut endpoint = consume.endpoint.clone();
+    consume.route.books.clear();
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&window).acquire_owned() => permit.map_err(|_| String::new())?,
+            _ = endpoint.wait_for(|state| !state.connected) => return Ok(()),
+        };
+        let message = tokio::select! {
+            message = messages.next() => message,
+            _ = endpoint.wait_for(|state| !state.connected) => return Ok(()),
+        };
+        match message {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(format!("reading from consumer `{name}` failed: {error}")),
+            Some(Ok(message)) => {
+                backoff.reset();
+                if let Ok(info) = message.info() {
+                    consume.route.books.set_lag(Some(info.pending));
+                }
+                take(consume, &message.message, permit);
+            }
+        }
+    }
+}
+
+fn take(consume: &Consume, message: &async_nats::Message, permit: OwnedSemaphorePermit) {
+    let mut source = StreamAck { client: consume.mesh.client.clone(), reply: message.reply.clone(), _permit: permit };
+    if consume.route.guarantee == Guarantee::AtMostOnce {
+        source.confirm();
+        source.reply = None;
+    }
+    let receipt = Receipt::new(&consume.route.books, Box::new(source));
+    consume.route.accept(message, receipt, consume.sink.as_ref(), &consume.targets, &consume.mesh);
+}
+
+/// Acknowledges to the stream by the message's reply subject.
+struct StreamAck {
+    client: Client,
+    reply: Option<async_nats::Subject>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl StreamAck {
+    fn answer(&self, kind: AckKind) {
+        let (client, Some(reply)) = (self.client.clone(), self.reply.clone()) else { return };
+        let payload: Bytes = kind.into();
+        // Should it not get through, the stream gives the event again: at least once.
+        let send = async move { client.publish(reply, payload).await };
+        let mut send = Box::pin(send);
+        if futures::FutureExt::now_or_never(send.as_mut()).is_none() {
+            tokio::spawn(send);
+        }
+    }
+}
+
+impl Acknowledge for StreamAck {
+    fn confirm(&mut self) {
+        self.answer(AckKind::Ack);
+    }
+
+    fn give_back(&mut self) {
+        self.answer(AckKind::Nak(Some(REST)));
+    }
+}

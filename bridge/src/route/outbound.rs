@@ -1,0 +1,130 @@
+//! Events from the mesh to outside.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::Message;
+use eventmesh_wire::address::OutboundMap;
+use eventmesh_wire::config::{Guarantee, OutboundRoute};
+use eventmesh_wire::filter::Filter;
+use eventmesh_wire::names::{HEADER_BRIDGE, PROPERTY_BRIDGE};
+
+use super::{Verdict, judge, may_cross};
+use crate::books::{Books, Obstacle, Outcome};
+use crate::dead_letter::{self, DeadLetters};
+use crate::event::{Delivery, Headers, Receipt, Sink, header};
+use crate::mesh::Mesh;
+
+/// What a running outbound route does to each event.
+pub struct Outbound {
+    pub config: OutboundRoute,
+    pub books: Arc<Books>,
+    pub guarantee: Guarantee,
+    map: OutboundMap,
+    filter: Option<Filter>,
+    uid: String,
+}
+
+impl Outbound {
+    /// # Errors
+    /// What `validate` would have found.
+    pub fn new(config: &OutboundRoute, uid: &str, guarantee: Guarantee, books: Arc<Books>) -> anyhow::Result<Self> {
+        Ok(Self {
+            map: OutboundMap::new(&config.subjects, &config.to)?,
+            filter: config.filter.as_deref().map(Filter::compile).transpose()?,
+            uid: uid.to_owned(),
+            config: config.clone(),
+            books,
+            guarantee,
+        })
+    }
+
+    /// Filters an event, or sends it on its way.
+    pub fn accept(&self, message: &Message, receipt: Receipt, sink: &dyn Sink, targets: &OutboundTargets, mesh: &Mesh) {
+        let subject = message.subject.as_str();
+        let incoming = headers(message);
+        if header(&incoming, HEADER_BRIDGE) == Some(self.uid.as_str()) {
+            return receipt.settle(Outcome::Filtered);
+        }
+        let mut problem = match judge(self.filter.as_ref(), subject, &incoming, &message.payload, &self.books) {
+            Verdict::Pass => None,
+            Verdict::Unclear(error) if self.config.dead_letter_subject.is_some() => Some(error),
+            Verdict::Filtered | Verdict::Unclear(_) => return receipt.settle(Outcome::Filtered),
+        };
+        let target = match self.map.map(subject) {
+            Some(Ok(topic)) => topic,
+            Some(Err(error)) => {
+                problem = Some(error.to_string());
+                String::new()
+            }
+            // The consumer's filter and the route's subjects are the same, unless someone edited the consumer.
+            None => return receipt.settle(Outcome::Filtered),
+        };
+        let mut headers: Headers = incoming.into_iter().filter(|(name, value)| may_cross(name, value)).collect();
+        headers.push((PROPERTY_BRIDGE.to_owned(), self.uid.clone()));
+        let payload = message.payload.clone();
+        let delivery = Delivery {
+            origin: subject.to_owned(),
+            target,
+            headers,
+            payload,
+            retain: self.config.retain,
+            tries: 0,
+            receipt,
+        };
+        match problem {
+            None => sink.send(delivery),
+            Some(problem) => targets.undeliverable(mesh, delivery, &problem),
+        }
+    }
+}
+
+fn headers(message: &Message) -> Headers {
+    let Some(map) = &message.headers else { return Vec::new() };
+    map.iter()
+        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
+        .collect()
+}
+
+/// What becomes of events that the endpoint does not take, by route.
+#[derive(Default)]
+pub struct OutboundTargets {
+    dead_letters: Mutex<BTreeMap<String, Arc<DeadLetters>>>,
+}
+
+impl OutboundTargets {
+    pub fn set(&self, route: &OutboundRoute, books: &Arc<Books>) {
+        let mut all = self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
+        match route.dead_letter_subject.clone() {
+            Some(subject) => {
+                all.insert(route.name.clone(), Arc::new(DeadLetters { subject, books: Arc::clone(books) }))
+            }
+            None => all.remove(&route.name),
+        };
+    }
+
+    /// The endpoint has an event of the route: whatever was in the way no longer is.
+    pub fn accepted(&self, delivery: &Delivery) {
+        let books = delivery.receipt.books();
+        if books.obstacle() == Some(Obstacle::Blocked) {
+            books.clear();
+        }
+    }
+
+    /// To the dead letters, or back to the stream, which gives it again after a while.
+    pub fn undeliverable(&self, mesh: &Mesh, delivery: Delivery, problem: &str) {
+        let books = Arc::clone(delivery.receipt.books());
+        let dead_letters = self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).get(&books.name).cloned();
+        if let Some(dead_letters) = dead_letters {
+            books.note(problem);
+            dead_letter::spawn(dead_letters, mesh.clone(), delivery, problem.to_owned());
+        } else {
+            books.obstructed(
+                Obstacle::Blocked,
+                format!("{problem}; give the route a dead letter Topic, or raise the broker's limit"),
+            );
+            books.retried(1);
+            drop(delivery);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A nats-server with `JetStream` on its own folder and port.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::listens;
+use crate::{
+    child::{Child, Start, free_port},
+    paths,
+};
+
+/// A running broker. Killing and starting it again keeps port and data.
+pub struct Nats {
+    child: Child,
+    folder: PathBuf,
+    pub port: u16,
+}
+
+impl Nats {
+    /// `sync` is the server's `sync_interval`: `always`, or an interval; `extra` is appended to its configuration.
+    pub async fn start(folder: PathBuf, sync: &str, extra: &str) -> Result<Self> {
+        let port = free_port()?;
+        let mut config = format!("listen: 127.0.0.1:{port}\nserver_name: test\n");
+        let store = folder.join("jetstream");
+        write!(config, "jetstream {{ store_dir: {}, sync_interval: {sync} }}\n{extra}\n", store.display())?;
+        std::fs::write(folder.join("nats.conf"), config)?;
+        let child = Self::spawn(&folder)?;
+        let this = Self { child, folder, port };
+        listens("nats-server", port).await?;
+        Ok(this)
+    }
+
+    fn spawn(folder: &std::path::Path) -> Result<Child> {
+        Start::new(&paths::tool("nats-server")?, folder).arg("-c").arg(folder.join("nats.conf")).spawn()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) -> Result<()> {
+        Ok(self.child.kill()?)
+    }
+
+    /// After [`Nats::kill`]: the same port and data.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.child = Self::spawn(&self.folder)?;
+        listens("nats-server", self.port).await
+    }
+
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub async fn client(&self) -> Result<async_nats::Client> {
+        async_nats::connect(self.url()).await.context("cannot connect to the broker")
+    }
+}
+
+/// Asks the `JetStream` API and gives its answer, also when that is an error.
+pub async fn api(client: &async_nats::Client, operation: &str, body: &Value) -> Result<Value> {
+    let answer = client.request(format!("$JS.API.{operation}"), serde_json::to_vec(body)?.into()).await?;
+    Ok(serde_json::from_slice(&answer.payload)?)
+}
+
+/// Creates a stream that allows both kinds of batches; `more` overrides.
+pub async fn create_stream(client: &async_nats::Client, name: &str, subjects: &[&str], more: &Value) -> Result<()> {
+    let mut config = json!({"name": name, "subjects": subjects, "retention": "limits", "storage": "file", "num_replicas": 1,
+        "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "discard": "old", "allow_atomic": true, "allow_batched": true});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        config[key] = value.clone();
+    }
+    let answer = api(client, &format!("STREAM.CREATE.{name}"), &config).await?;
+    ensure!(answer.get("error").is_none(), "stream {name}: {answer}");
+    Ok(())
+}
+
+/// Creates a durable pull consumer.
+pub async fn create_consumer(
+    client: &async_nats::Client,
+    stream: &str,
+    name: &str,
+    ack_wait_seconds: u64,
+) -> Result<()> {
+    let config = json!({"stream_name": stream, "config": {"durable_name": name, "name": name, "ack_policy": "explicit",
+        "deliver_policy": "all", "max_ack_pending": 20_000, "max_deliver": -1, "ack_wait": ack_wait_seconds * 1_000_000_000}});
+    let answer = api(client, &format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &config).await?;
+    ensure!(answer.get("error").is_none(), "consumer {name}: {answer}");
+    Ok(())
+}
+
+/// Events in a stream.
+pub async fn stored(client: &async_nats::Client, stream: &str) -> Result<u64> {
+    let info = api(client, &format!("STREAM.INFO.{stream}"), &json!({})).await?;
+    Ok(info["state"]["messages"].as_u64().unwrap_or(0))
+}
