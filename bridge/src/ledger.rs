@@ -47,6 +47,8 @@ struct Inner {
     /// Of earlier connections, and not seen on this one.
     orphans: BTreeMap<u16, Entry>,
     send_ack: Option<SendAck>,
+    /// Handed to `send_ack` on this connection.
+    acknowledgements: u64,
     /// Given back on this connection: nothing after it can be acknowledged, so the connection must be renewed.
     stuck: bool,
 }
@@ -77,6 +79,7 @@ impl Ledger {
             inner.orphans.clear();
         }
         inner.send_ack = Some(send_ack);
+        inner.acknowledgements = 0;
         inner.stuck = false;
     }
 
@@ -123,6 +126,7 @@ impl Ledger {
             let Some(entry) = inner.queue.pop_front() else { return };
             if let Some(send) = inner.send_ack.as_ref().filter(|_| entry.packet != 0) {
                 send(entry.packet);
+                inner.acknowledgements += 1;
             }
         }
     }
@@ -131,6 +135,11 @@ impl Ledger {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.lock().queue.len()
+    }
+
+    /// Acknowledgements handed over on this connection.
+    pub fn acknowledgements(&self) -> u64 {
+        self.lock().acknowledgements
     }
 
     /// Whether only a new connection can bring back what was given back.

@@ -140,6 +140,25 @@ async fn nothing_is_lost_when_something_is_killed(#[case] version: &str, #[case]
     }
 }
 
+#[rstest]
+#[case("V5")]
+#[case("V311")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_mesh_has_not_stored_stays_with_the_outside_broker(#[case] version: &str) {
+    let mut world = World::new().await;
+    let mut bridge = start(&world.config(version));
+    running(&bridge, &["in"]).await;
+    world.nats.kill().unwrap();
+    bridge.route("in", "loss of the mesh", |route| route.state == RouteState::Connecting).await.unwrap();
+    let mut outside = Outside::connect(world.mosquitto.port, "outside", "none").await;
+    outside.publish("line/7/t", "i", 0..300).await;
+    bridge.route("in", "events in hand", |route| route.counters.in_flight > 0).await.unwrap();
+    bridge.child.kill().unwrap();
+    world.nats.start_again().await.unwrap();
+    bridge.start_again().unwrap();
+    world.holds_all("IN", "i", 300).await;
+}
+
 /// mosquitto acknowledges before it saves, so what it holds is put on disk before it is killed: the loss looked for here is
 /// the bridge's, when the broker comes back with an older state of the session.
 #[rstest]

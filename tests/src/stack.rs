@@ -17,8 +17,8 @@ use crate::{
 pub const MESH_NAMESPACE: &str = "platform";
 pub const MESH: &str = "retail";
 
-/// How long one step may take. There are no pods to wait for, so this is generous.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one step may take. The longest is that the operator gives a broker up that does not answer.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 const MESH_YAML: &str = "
 apiVersion: v1

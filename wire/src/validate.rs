@@ -15,6 +15,20 @@ pub struct Problem {
     /// Path of the field, as in `inbound[0].to`.
     pub field: String,
     pub message: String,
+    pub kind: ProblemKind,
+}
+
+/// What a problem is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// The value of one field.
+    Value,
+    /// An address that cannot be made from another, or two that get in each other's way.
+    Mapping,
+    /// A filter that does not compile, or is no condition.
+    Filter,
+    /// An event would go round in a circle.
+    Loop,
 }
 
 impl fmt::Display for Problem {
@@ -26,13 +40,13 @@ impl fmt::Display for Problem {
 struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, field: impl Into<String>, message: impl fmt::Display) {
-        self.0.push(Problem { field: field.into(), message: message.to_string() });
+    fn add(&mut self, kind: ProblemKind, field: impl Into<String>, message: impl fmt::Display) {
+        self.0.push(Problem { field: field.into(), message: message.to_string(), kind });
     }
 
     fn require(&mut self, holds: bool, field: impl Into<String>, message: impl fmt::Display) {
         if !holds {
-            self.add(field, message);
+            self.add(ProblemKind::Value, field, message);
         }
     }
 }
@@ -74,7 +88,7 @@ impl BridgeConfig {
             check_common(&path, &route.name, route.filter.as_deref(), route.dead_letter_subject.as_deref(), problems);
             match InboundMap::new(&route.from, &route.to) {
                 Ok(map) => sources.push((route.name.as_str(), map)),
-                Err(error) => problems.add(format!("{path}.to"), error),
+                Err(error) => problems.add(ProblemKind::Mapping, format!("{path}.to"), error),
             }
             problems.require(!route.stream.is_empty(), format!("{path}.stream"), "must not be empty");
             let unusable = route.id_header.is_some() && mqtt.version == MqttVersion::V311;
@@ -92,7 +106,7 @@ impl BridgeConfig {
                     map.from().as_str(),
                     other.from().as_str()
                 );
-                problems.add(format!("inbound[{index}].from"), message);
+                problems.add(ProblemKind::Mapping, format!("inbound[{index}].from"), message);
             }
         }
         for (index, route) in self.outbound.iter().enumerate() {
@@ -108,7 +122,7 @@ impl BridgeConfig {
             let map = match OutboundMap::new(&route.subjects, &route.to) {
                 Ok(map) => map,
                 Err(error) => {
-                    problems.add(format!("{path}.to"), error);
+                    problems.add(ProblemKind::Mapping, format!("{path}.to"), error);
                     continue;
                 }
             };
@@ -122,7 +136,7 @@ impl BridgeConfig {
                     route.to,
                     source.from().as_str()
                 );
-                problems.add(format!("{path}.to"), message);
+                problems.add(ProblemKind::Loop, format!("{path}.to"), message);
             }
         }
     }
@@ -131,16 +145,16 @@ impl BridgeConfig {
 fn check_common(path: &str, name: &str, filter: Option<&str>, dead_letter: Option<&str>, problems: &mut Problems) {
     problems.require(!name.is_empty(), format!("{path}.name"), "must not be empty");
     if let Some(Err(error)) = filter.map(Filter::compile) {
-        problems.add(format!("{path}.filter"), error);
+        problems.add(ProblemKind::Filter, format!("{path}.filter"), error);
     }
     if let Some(Err(error)) = dead_letter.map(Pattern::parse_concrete) {
-        problems.add(format!("{path}.deadLetterSubject"), error);
+        problems.add(ProblemKind::Value, format!("{path}.deadLetterSubject"), error);
     }
 }
 
 fn check_mqtt(mqtt: &MqttEndpoint, problems: &mut Problems) {
     if let Err(problem) = mqtt.broker() {
-        problems.add("endpoint.mqtt.url", problem);
+        problems.add(ProblemKind::Value, "endpoint.mqtt.url", problem);
     }
     problems.require(
         !mqtt.client_id.is_empty(),

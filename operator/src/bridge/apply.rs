@@ -45,7 +45,8 @@ pub async fn run(
             Err(error) => {
                 let message = format!("consumer {}: {error}", consumer.name);
                 let verdict = Verdict::bad(ConditionType::Programmed, Reason::BrokerRefused, message);
-                return Ok(Stopped { verdicts: vec![accepted(), resolved_refs(), verdict], outcome: Outcome::Waiting });
+                let verdicts = vec![accepted(), resolved_refs(), verdict];
+                return Ok(Stopped { verdicts, outcome: Outcome::Waiting, config_hash: None });
             }
         }
     }
@@ -60,7 +61,11 @@ pub async fn run(
         Reason::Programmed,
         format!("Deployment {}, configuration {}", child_name(&valid.name), &desired.config_hash[..12]),
     );
-    Ok(Stopped { verdicts: vec![accepted(), resolved_refs(), verdict], outcome: Outcome::Settled })
+    Ok(Stopped {
+        verdicts: vec![accepted(), resolved_refs(), verdict],
+        outcome: Outcome::Settled,
+        config_hash: Some(desired.config_hash.clone()),
+    })
 }
 
 async fn announce(context: &Context, bridge: &Bridge, consumer: &str, change: ConsumerChange) {

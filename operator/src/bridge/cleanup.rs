@@ -27,7 +27,7 @@ pub async fn run(context: &Context, bridge: &Bridge) -> Result<Outcome, Error> {
         let Some(broker) = mesh.broker else {
             let message = format!("deleting the consumers waits for the brokers of EventMesh {}", mesh.key);
             let verdict = Verdict::bad(ConditionType::Programmed, Reason::BrokerUnavailable, message);
-            status::write(context, bridge, vec![verdict]).await?;
+            status::write(context, bridge, vec![verdict], None).await?;
             return Ok(Outcome::Waiting);
         };
         let found = broker.view().consumers_with_prefix(&names::bridge_consumer(&namespace, &name, ""));

@@ -50,7 +50,7 @@ impl Controller for BridgeController {
                 apply::run(context, &bridge, &valid, &desired).await?
             }
         };
-        status::write(context, &bridge, stopped.verdicts).await?;
+        status::write(context, &bridge, stopped.verdicts, stopped.config_hash.as_deref()).await?;
         Ok(stopped.outcome)
     }
 }
@@ -59,4 +59,6 @@ impl Controller for BridgeController {
 struct Stopped {
     verdicts: Vec<Verdict>,
     outcome: Outcome,
+    /// Fingerprint of the configuration that the pods should run with, when this pass has set it.
+    config_hash: Option<String>,
 }

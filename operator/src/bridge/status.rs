@@ -8,24 +8,31 @@ use eventmesh_crds::{
     conditions::{self, ConditionType, Reason, Verdict},
 };
 use eventmesh_wire::report::{Report, RouteReport, RouteState};
-use kube::runtime::reflector::ObjectRef;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 
-use super::build;
+use super::{apply::pods, build};
 use crate::{
     cache::{mesh_key, namespaced},
     engine::{Context, Error, apply},
     status_values::signed,
 };
 
-/// Writes the status: the verdicts of the pass, and `Connected` from the reports.
-pub async fn write(context: &Context, bridge: &Bridge, mut verdicts: Vec<Verdict>) -> Result<(), Error> {
+/// Writes the status: the verdicts of the pass, and `Connected` from the reports of pods that run what they should.
+pub async fn write(
+    context: &Context,
+    bridge: &Bridge,
+    mut verdicts: Vec<Verdict>,
+    config_hash: Option<&str>,
+) -> Result<(), Error> {
     let (namespace, name) = namespaced(bridge);
     let reports = reports(context, bridge);
     let deployment = context.cache.deployments.get(&ObjectRef::new(&build::child_name(&name)).within(&namespace));
     let pods = deployment.as_ref().and_then(|deployment| deployment.status.clone()).unwrap_or_default();
-    let set_up = verdicts.iter().any(|v| v.kind == ConditionType::Programmed && v.status == Some(true));
-    verdicts.push(if set_up { connected(bridge, &reports) } else { Verdict::pending(ConditionType::Connected) });
+    verdicts.push(match config_hash {
+        Some(hash) => connected(bridge, &reports, hash),
+        None => Verdict::pending(ConditionType::Connected),
+    });
     let before = bridge.status.clone().unwrap_or_default();
     let generation = bridge.metadata.generation;
     let routes = routes(&reports);
@@ -49,18 +56,19 @@ fn reports(context: &Context, bridge: &Bridge) -> Vec<Report> {
     let Some(broker) = context.brokers.get(&mesh_key(&bridge.spec.mesh, &namespace)) else { return Vec::new() };
     let mut reports =
         broker.reports.lock().unwrap_or_else(PoisonError::into_inner).of(&namespace, &name, Instant::now());
-    // Pods of an earlier Bridge of this name may still be ending.
-    reports.retain(|report| Some(&report.bridge.uid) == bridge.metadata.uid.as_ref());
+    // The last word of a pod that is ending, or of one of an earlier Bridge of this name, says nothing of now.
+    let running = pods(context, &namespace, &name);
+    reports.retain(|report| {
+        Some(&report.bridge.uid) == bridge.metadata.uid.as_ref()
+            && running.iter().any(|pod| pod.name_any() == report.pod && pod.metadata.deletion_timestamp.is_none())
+    });
     reports
 }
 
-fn connected(bridge: &Bridge, reports: &[Report]) -> Verdict {
+fn connected(bridge: &Bridge, reports: &[Report], config_hash: &str) -> Verdict {
     let kind = ConditionType::Connected;
     if bridge.spec.replicas == 0 {
         return Verdict::good(kind, Reason::Paused, "spec.replicas is 0: nothing is delivered");
-    }
-    if bridge.spec.state == Some(BridgeState::Paused) {
-        return Verdict::good(kind, Reason::Paused, "spec.state is Paused: nothing is delivered");
     }
     if reports.is_empty() {
         return Verdict::bad(kind, Reason::NoReport, "no bridge pod has reported yet, or not for 30 seconds");
@@ -69,6 +77,10 @@ fn connected(bridge: &Bridge, reports: &[Report]) -> Verdict {
         if let Some(problem) = &report.config_problem {
             let message = format!("pod {} keeps its last good configuration: {problem}", report.pod);
             return Verdict::bad(kind, Reason::InvalidSpec, message);
+        }
+        if report.config_hash != config_hash {
+            let message = format!("pod {} has not taken up the current configuration yet", report.pod);
+            return Verdict { kind, status: None, reason: Reason::Connecting, message };
         }
         if !report.connected.mesh {
             return Verdict::bad(kind, Reason::Connecting, format!("pod {} is not connected to the mesh", report.pod));
@@ -82,6 +94,9 @@ fn connected(bridge: &Bridge, reports: &[Report]) -> Verdict {
     let stuck = reports.iter().flat_map(|report| &report.routes).max_by_key(|route| severity(route.state));
     match stuck {
         Some(route) if route.state != RouteState::Running => {
+            if route.state == RouteState::Paused && bridge.spec.state == Some(BridgeState::Paused) {
+                return Verdict::good(kind, Reason::Paused, "spec.state is Paused: nothing is delivered");
+            }
             let reason = match route.state {
                 RouteState::Blocked => Reason::RouteBlocked,
                 RouteState::Failed => Reason::EndpointUnreachable,
@@ -189,14 +204,17 @@ mod tests {
     #[test]
     fn connected_tells_the_worst() {
         let spec = bridge(&json!({}));
-        let reason = |reports: &[Report]| connected(&spec, reports).reason;
+        let reason = |reports: &[Report]| connected(&spec, reports, "h").reason;
         assert_eq!(reason(&[]), Reason::NoReport);
         assert_eq!(reason(&[report("p1", "Running", true)]), Reason::Connected);
         assert_eq!(reason(&[report("p1", "Running", true), report("p2", "Blocked", true)]), Reason::RouteBlocked);
-        let unreachable = connected(&spec, &[report("p1", "Connecting", false)]);
+        let unreachable = connected(&spec, &[report("p1", "Connecting", false)], "h");
         assert_eq!((unreachable.reason, unreachable.message.as_str()), (Reason::EndpointUnreachable, "pod p1: refused"));
-        assert_eq!(connected(&bridge(&json!({"state": "Paused"})), &[]).reason, Reason::Paused);
-        assert_eq!(connected(&bridge(&json!({"replicas": 0})), &[]).reason, Reason::Paused);
+        let old = connected(&spec, &[Report { config_hash: "old".into(), ..report("p1", "Running", true) }], "h");
+        assert_eq!((old.status, old.reason), (None, Reason::Connecting), "an old configuration is not the spec's");
+        assert_eq!(connected(&bridge(&json!({"replicas": 0})), &[], "h").reason, Reason::Paused);
+        let paused = connected(&bridge(&json!({"state": "Paused"})), &[report("p1", "Paused", true)], "h");
+        assert_eq!((paused.status, paused.reason), (Some(true), Reason::Paused));
     }
 
     #[test]

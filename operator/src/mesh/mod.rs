@@ -19,6 +19,7 @@ use crate::{
 
 pub use credentials::Credentials;
 pub use resolve::read_credentials;
+pub use validate::syncs_always;
 
 /// Brokers of a mesh whose spec does not say.
 pub const DEFAULT_REPLICAS: i32 = 3;

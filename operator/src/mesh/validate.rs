@@ -74,6 +74,14 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
     })
 }
 
+/// Whether the brokers of a mesh force each event to disk before they acknowledge it.
+#[must_use]
+pub fn syncs_always(mesh: &EventMesh) -> bool {
+    let brokers = &mesh.spec.brokers;
+    let sync = brokers.storage.as_ref().and_then(|storage| storage.sync);
+    sync_interval(sync, brokers.replicas.unwrap_or(DEFAULT_REPLICAS)) == "always"
+}
+
 /// One copy has nothing but its disk; several copies have each other.
 fn sync_interval(sync: Option<Sync>, replicas: i32) -> String {
     match sync {

@@ -197,10 +197,10 @@ fn a_paused_subscription_gets_nothing_until_it_goes_on() -> Result<()> {
     shared("sub-paused", async |test| {
         test.ready_topic("sub-paused", "").await?;
         test.ns.apply(&subscription("s", "sub-paused", "  paused: true")).await?;
-        test.ns.condition::<Subscription>("s", "Programmed", "True", "Programmed").await?;
+        test.ns.condition::<Subscription>("s", "Ready", "True", "Paused").await?;
         assert_eq!(test.consumer("sub-paused", "s").await?["paused"], true);
         test.ns.apply(&subscription("s", "sub-paused", "  paused: false")).await?;
-        test.ns.ready::<Subscription>("s").await?;
+        test.ns.condition::<Subscription>("s", "Ready", "True", "Ready").await?;
         assert_ne!(test.consumer("sub-paused", "s").await?["paused"], true);
         Ok(())
     })

@@ -302,7 +302,7 @@ fn a_stream_made_by_hand_is_not_taken_over() -> Result<()> {
         let config = json!({"name": name, "subjects": ["conflict.by-hand"], "storage": "file", "max_msgs": 3});
         test.broker.create_stream(&config).await?;
         test.ns.apply(&Test::topic("conflict", "")).await?;
-        test.ns.condition::<Topic>("conflict", "Accepted", "False", "StreamConflict").await?;
+        test.ns.condition::<Topic>("conflict", "Ready", "False", "StreamConflict").await?;
         assert_fields(
             &test.stream("conflict").await?["config"],
             &json!({"max_msgs": 3, "subjects": ["conflict.by-hand"]}),

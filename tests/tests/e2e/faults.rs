@@ -1,23 +1,23 @@
-//! Events through a bridge while brokers, bridges, the site's broker and the operator are killed. Nothing may be lost.
+//! Events through a bridge while brokers, bridges and the site's broker are killed. Nothing may be lost.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use eventmesh_crds::{Bridge, EventMesh, Topic, bridge::MqttVersion};
+use eventmesh_crds::{Bridge, EventMesh, bridge::MqttVersion};
 use eventmesh_tests::{broker::Broker, flow::Flow};
 
-use crate::{Test, alone, shared, topic};
+use crate::{Test, shared};
 
 const EVENTS: u32 = 4_000;
 
 /// Both directions of the Bridge of [`Test::both_ways`].
-struct Flows {
+pub struct Flows {
     inbound: Flow,
     outbound: Flow,
 }
 
 impl Test<'_> {
-    async fn flows(&self, broker: &Broker, version: MqttVersion) -> Result<Flows> {
+    pub async fn flows(&self, broker: &Broker, version: MqttVersion) -> Result<Flows> {
         let (site, word) = (self.cluster.site(), self.word.to_owned());
         let run = format!("{word}-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
         let stream = self.stream(&format!("{word}-in"));
@@ -34,14 +34,14 @@ impl Test<'_> {
 
 impl Flows {
     /// Both directions have come this far.
-    async fn reached(&self, part: f64) -> Result<()> {
+    pub async fn reached(&self, part: f64) -> Result<()> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part between 0 and 1")]
         let events = (f64::from(EVENTS) * part) as usize;
         self.inbound.reached(events).await?;
         self.outbound.reached(events).await
     }
 
-    async fn nothing_lost(self) -> Result<()> {
+    pub async fn nothing_lost(self) -> Result<()> {
         self.inbound.release();
         self.outbound.release();
         let (inbound, outbound) = tokio::join!(self.inbound.finish(), self.outbound.finish());
@@ -77,42 +77,4 @@ fn mqtt_5_both_ways_through_kills_of_broker_bridge_and_site() -> Result<()> {
 #[test]
 fn mqtt_311_both_ways_through_kills_of_broker_bridge_and_site() -> Result<()> {
     shared("faults311", async |test| all_faults(test, MqttVersion::V311).await)
-}
-
-#[test]
-fn the_operator_is_killed_while_events_flow() -> Result<()> {
-    alone("opkill", async |test| {
-        let broker = test.mesh(3, "").await?;
-        test.both_ways(MqttVersion::V5, "").await?;
-        let flows = test.flows(&broker, MqttVersion::V5).await?;
-        flows.reached(0.2).await?;
-        test.cluster.kill_operators().await?;
-        flows.nothing_lost().await?;
-        // The next leader takes up the work.
-        test.ns.apply(&topic("opkill-later", "")).await?;
-        test.ns.ready::<Topic>("opkill-later").await.map(drop)
-    })
-}
-
-#[test]
-fn without_an_operator_brokers_and_bridges_restart_and_events_flow() -> Result<()> {
-    alone("opdown", async |test| {
-        let broker = test.mesh(3, "").await?;
-        test.both_ways(MqttVersion::V5, "").await?;
-        test.cluster.scale_operator(0).await?;
-        let flowed = async {
-            let flows = test.flows(&broker, MqttVersion::V5).await?;
-            flows.reached(0.2).await?;
-            let leader = test.leader(&broker, "opdown-in").await?;
-            test.cluster.kill_pod(test.ns, &leader).await?;
-            flows.reached(0.4).await?;
-            test.cluster.kill_pod(test.ns, &test.bridge_pod().await?).await?;
-            flows.nothing_lost().await
-        }
-        .await;
-        test.cluster.scale_operator(2).await?;
-        flowed?;
-        test.ns.ready::<EventMesh>("m").await?;
-        test.ns.ready::<Bridge>("b").await.map(drop)
-    })
 }

@@ -28,17 +28,25 @@ fn a_mesh_becomes_ready_and_tells_of_its_brokers() -> Result<()> {
         test.ns.apply(&object("Subscription", "s", "  topic: {name: t}\n  startFrom: {position: All}")).await?;
         test.ns.apply(&topic("t", "")).await?;
         test.ns.apply(&mesh(3, "")).await?;
-        let ready = test.ns.ready::<EventMesh>("m").await?;
+        test.ns.ready::<EventMesh>("m").await?;
         test.ns.ready::<Topic>("t").await?;
         test.ns.ready::<Subscription>("s").await?;
 
-        let status = ready.status.context("a status")?;
-        assert_eq!(status.summary.as_deref(), Some("3/3"));
-        let brokers = status.brokers.context("brokers")?;
-        assert_eq!(brokers.iter().filter(|broker| broker.meta_leader).count(), 1, "{brokers:?}");
-        let nodes: BTreeSet<_> = brokers.iter().filter_map(|broker| broker.node.clone()).collect();
-        assert_eq!(nodes.len(), 3, "brokers share a node: {brokers:?}");
-        assert!(brokers.iter().all(|broker| broker.ready && broker.version == status.broker_version), "{brokers:?}");
+        // What brokers tell of themselves comes a little later than their readiness.
+        let told = test
+            .ns
+            .until::<EventMesh, _>("m", "a mesh whose three brokers have told of themselves", |mesh| {
+                let status = mesh.status.clone()?;
+                let brokers = status.brokers.as_ref()?;
+                let version = &status.broker_version;
+                let all = brokers.iter().all(|broker| broker.ready && version.is_some() && broker.version == *version);
+                (all && brokers.iter().filter(|broker| broker.meta_leader).count() == 1).then_some(status)
+            })
+            .await?;
+        assert_eq!(told.summary.as_deref(), Some("3/3"));
+        let nodes: BTreeSet<_> =
+            told.brokers.unwrap_or_default().into_iter().filter_map(|broker| broker.node).collect();
+        assert_eq!(nodes.len(), 3, "brokers share a node");
 
         let broker = test.cluster.broker(test.ns, "m").await?;
         let stream = broker.stream(&test.stream("t")).await?.context("no stream")?;

@@ -7,6 +7,7 @@ mod endpoints;
 mod faults;
 mod lifecycle;
 mod routes;
+mod without_operator;
 
 use std::sync::OnceLock;
 
@@ -74,7 +75,9 @@ impl Test<'_> {
         let word = self.word;
         self.ns.apply(&topic(&format!("{word}-in"), "")).await?;
         self.ns.apply(&topic(&format!("{word}-out"), "")).await?;
-        let inbound = format!("{{name: in, from: '{word}/+/in', to: '{word}-in.{{1}}', idHeader: id}}");
+        // MQTT 3.1.1 has no properties to carry an id.
+        let id = if version == MqttVersion::V5 { ", idHeader: id" } else { "" };
+        let inbound = format!("{{name: in, from: '{word}/+/in', to: '{word}-in.{{1}}'{id}}}");
         let outbound =
             format!("{{name: out, from: {{topic: {word}-out, filter: ['{word}-out.*']}}, to: '{word}/{{1}}/out'}}");
         let routes = format!("  inbound: [{inbound}]\n  outbound: [{outbound}]\n{more}");

@@ -49,6 +49,8 @@ pub enum Signal {
     Publication(Publication),
     /// The broker's answer to a subscription, one for each filter: what is wrong with it, if anything.
     Subscribed(Vec<Option<String>>),
+    /// An acknowledgement was written to the connection.
+    Acknowledged,
     /// Nothing that the bridge must know.
     Other,
 }
@@ -114,7 +116,10 @@ pub trait Client: Clone + Send + Sync + 'static {
     fn unsubscribe(&self, filter: &str) -> Result<(), LinkError>;
     fn acknowledger(&self) -> SendAck;
     fn publish(&self, message: Outgoing) -> Result<Published, LinkError>;
+    /// Sends DISCONNECT as the last packet.
     fn disconnect(&self);
+    /// Waits, once the event loop is dropped, until the broker has closed after the DISCONNECT.
+    fn closed(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// The words for a network error while connecting.

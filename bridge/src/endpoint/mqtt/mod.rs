@@ -109,7 +109,7 @@ impl Link {
     /// Disconnects, and waits until that is done.
     pub async fn stop(self) {
         self.stop.cancel();
-        let _ = tokio::time::timeout(3 * client::GOODBYE, self.task).await;
+        let _ = tokio::time::timeout(5 * client::GOODBYE, self.task).await;
     }
 
     /// The entrance for outbound routes.

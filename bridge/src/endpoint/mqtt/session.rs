@@ -29,9 +29,26 @@ impl Drop for Ends {
 /// Runs until the connection is lost (`Err`), must be renewed or is to stop (`Ok`).
 pub(super) async fn run<C: Client>(shared: &Arc<Shared>) -> Result<(), LinkError> {
     let (client, mut event_loop) = C::new(&shared.options);
+    let ended = serve(shared, &client, &mut event_loop).await;
+    drop(event_loop);
+    if ended == Ok(Ended::Goodbye) {
+        let _ = tokio::time::timeout(2 * GOODBYE, client.closed()).await;
+    }
+    ended.map(drop)
+}
+
+/// How a connection ended that was not lost.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Ended {
+    Goodbye,
+    ToBeRenewed,
+}
+
+async fn serve<C: Client>(shared: &Arc<Shared>, client: &C, event_loop: &mut C::EventLoop) -> Result<Ended, LinkError> {
     let mut routes = shared.routes.clone();
     let mut sender = Ends(None);
     let mut leaving: Option<Instant> = None;
+    let (mut said_goodbye, mut acknowledged) = (false, 0_u64);
     let mut asked: Vec<String> = Vec::new();
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     // A broker that keeps to the receive maximum never reaches this; for others reading stops, so that TCP holds them.
@@ -43,27 +60,31 @@ pub(super) async fn run<C: Client>(shared: &Arc<Shared>) -> Result<(), LinkError
                 () = shared.stop.cancelled() => {},
             }
         }
-        let mut poll = pin!(C::poll(&mut event_loop));
+        let mut poll = pin!(C::poll(event_loop));
         let signal = loop {
+            // DISCONNECT would overtake acknowledgements that the client still holds; what they confirm would come again.
+            if leaving.is_some() && !said_goodbye && acknowledged >= shared.ledger.acknowledgements() {
+                client.disconnect();
+                said_goodbye = true;
+            }
             tokio::select! {
                 biased;
                 signal = &mut poll => break match signal {
-                    Err(_) if leaving.is_some() => return Ok(()),
+                    Err(_) if leaving.is_some() => return Ok(Ended::Goodbye),
                     signal => signal?,
                 },
                 () = shared.stop.cancelled(), if leaving.is_none() => {
-                    client.disconnect();
                     leaving = Some(Instant::now() + 2 * GOODBYE);
                 }
-                () = tokio::time::sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => return Ok(()),
+                () = tokio::time::sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => return Ok(Ended::Goodbye),
                 changed = routes.changed(), if sender.0.is_some() => {
                     if changed.is_ok() {
-                        asked = resubscribe(shared, &client)?;
+                        asked = resubscribe(shared, client)?;
                     }
                 }
                 _ = tick.tick() => if shared.ledger.is_stuck() {
                     tracing::info!("renewing the MQTT connection so that events that were given back come again");
-                    return Ok(());
+                    return Ok(Ended::ToBeRenewed);
                 },
             }
         };
@@ -74,7 +95,7 @@ pub(super) async fn run<C: Client>(shared: &Arc<Shared>) -> Result<(), LinkError
                     shared.subscribed().clear();
                 }
                 routes.mark_unchanged();
-                asked = resubscribe(shared, &client)?;
+                asked = resubscribe(shared, client)?;
                 sender.0 = Some(tokio::spawn(outgoing::run(Arc::clone(shared), client.clone(), max_packet)));
                 let last_error = shared.state.borrow().last_error.clone();
                 shared.state.send_replace(LinkState { connected: true, refused: false, last_error });
@@ -82,6 +103,7 @@ pub(super) async fn run<C: Client>(shared: &Arc<Shared>) -> Result<(), LinkError
             }
             Signal::Publication(publication) => receive(shared, &publication),
             Signal::Subscribed(answers) => note_answers(shared, &asked, &answers),
+            Signal::Acknowledged => acknowledged += 1,
             Signal::Other => {}
         }
     }

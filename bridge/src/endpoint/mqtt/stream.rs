@@ -8,31 +8,62 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// What may wait before it is written regardless.
 const LIMIT: usize = 16 * 1024;
 
-pub struct Coalescing<S> {
-    socket: S,
-    waiting: Vec<u8>,
-    written: usize,
+/// How a connection ends.
+#[derive(Default)]
+pub struct Farewell {
     /// Set before the last packets: from then on a flush is one, because input is not asked for again.
-    last_words: Arc<AtomicBool>,
+    last_words: AtomicBool,
+    closed: CancellationToken,
 }
 
-impl<S> Coalescing<S> {
-    pub fn new(socket: S, last_words: Arc<AtomicBool>) -> Self {
-        Self { socket, waiting: Vec::with_capacity(LIMIT), written: 0, last_words }
+impl Farewell {
+    pub fn last_words(&self) {
+        self.last_words.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until the other side has closed after the last words.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 }
 
-impl<S: AsyncWrite + Unpin> Coalescing<S> {
+pub struct Coalescing<S: Socket> {
+    /// Absent only while it is being dropped.
+    socket: Option<S>,
+    waiting: Vec<u8>,
+    written: usize,
+    farewell: Arc<Farewell>,
+}
+
+/// What the bytes go over.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for S {}
+
+impl<S: Socket> Coalescing<S> {
+    pub fn new(socket: S, farewell: Arc<Farewell>) -> Self {
+        Self { socket: Some(socket), waiting: Vec::with_capacity(LIMIT), written: 0, farewell }
+    }
+}
+
+impl<S: Socket> Coalescing<S> {
+    fn socket(&mut self) -> io::Result<Pin<&mut S>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.waiting.len() {
-            let count = ready!(Pin::new(&mut self.socket).poll_write(context, &self.waiting[self.written..]))?;
+            let socket = self.socket.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected)?;
+            let count = ready!(socket.poll_write(context, &self.waiting[self.written..]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -44,7 +75,7 @@ impl<S: AsyncWrite + Unpin> Coalescing<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalescing<S> {
+impl<S: Socket> AsyncRead for Coalescing<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -53,11 +84,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalescing<S> {
         if let Poll::Ready(Err(error)) = self.poll_drain(context) {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        self.socket()?.poll_read(context, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Coalescing<S> {
+impl<S: Socket> AsyncWrite for Coalescing<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.waiting.len() >= LIMIT {
             ready!(self.poll_drain(context))?;
@@ -67,35 +98,48 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalescing<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.last_words.load(Ordering::Relaxed) {
+        if self.farewell.last_words.load(Ordering::Relaxed) {
             ready!(self.poll_drain(context))?;
-            return Pin::new(&mut self.socket).poll_flush(context);
+            return self.socket()?.poll_flush(context);
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(context))?;
-        Pin::new(&mut self.socket).poll_shutdown(context)
+        self.socket()?.poll_shutdown(context)
     }
 }
 
-impl<S> Drop for Coalescing<S> {
+impl<S: Socket> Drop for Coalescing<S> {
+    /// After the last words, reads on until the broker closes: closing a socket with input unread resets the connection,
+    /// and a reset takes acknowledgements with it that the broker has not read yet.
     fn drop(&mut self) {
-        if self.written < self.waiting.len() {
-            tracing::debug!(bytes = self.waiting.len() - self.written, "connection ended with bytes unsent");
+        let (Some(mut socket), Ok(runtime)) = (self.socket.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let farewell = Arc::clone(&self.farewell);
+        if !farewell.last_words.load(Ordering::Relaxed) {
+            return;
         }
+        runtime.spawn(async move {
+            let _ = socket.shutdown().await;
+            let mut nowhere = tokio::io::sink();
+            let read_on = tokio::io::copy(&mut socket, &mut nowhere);
+            let _ = tokio::time::timeout(Duration::from_secs(2), read_on).await;
+            farewell.closed.cancel();
+        });
     }
 }
 
 /// Connects to `host:port` in the form the client gives it.
-pub async fn connect(address: String, last_words: Arc<AtomicBool>) -> io::Result<Coalescing<TcpStream>> {
+pub async fn connect(address: String, farewell: Arc<Farewell>) -> io::Result<Coalescing<TcpStream>> {
     // The client joins host and port as they are, so an IPv6 host lacks its brackets.
     let (host, port) = address.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
     let port: u16 = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
     let socket = TcpStream::connect((host, port)).await?;
     socket.set_nodelay(true)?;
-    Ok(Coalescing::new(socket, last_words))
+    Ok(Coalescing::new(socket, farewell))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt as _;
 use rumqttc_v4::mqttbytes::v4::{ConnectReturnCode, Packet, PubAck, Publish, SubscribeReasonCode};
@@ -23,7 +22,7 @@ const MAX_PACKET: usize = 268_435_455;
 #[derive(Clone)]
 pub struct V311 {
     client: AsyncClient,
-    last_words: Arc<AtomicBool>,
+    farewell: Arc<stream::Farewell>,
 }
 
 pub struct Loop {
@@ -37,8 +36,8 @@ impl Client for V311 {
 
     fn new(options: &Options) -> (Self, Loop) {
         let endpoint = &options.endpoint;
-        let last_words = Arc::new(AtomicBool::new(false));
-        let flush = Arc::clone(&last_words);
+        let farewell: Arc<stream::Farewell> = Arc::default();
+        let socket_farewell = Arc::clone(&farewell);
         let mut mqtt =
             MqttOptions::new(endpoint.client_id.clone(), (options.address.host.clone(), options.address.port));
         let mut network = NetworkOptions::new();
@@ -50,7 +49,7 @@ impl Client for V311 {
             .set_ack_mode(AckMode::Manual)
             .set_read_batch_size(128)
             .set_max_request_batch(256)
-            .set_socket_connector(move |address, _| stream::connect(address, Arc::clone(&flush)));
+            .set_socket_connector(move |address, _| stream::connect(address, Arc::clone(&socket_farewell)));
         if let Some(username) = &endpoint.username {
             let password = endpoint.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
             mqtt.set_credentials(username.clone(), password);
@@ -61,7 +60,7 @@ impl Client for V311 {
         mqtt.set_session_store(NothingPending { session: empty_session(&mqtt) });
         let (client, mut event_loop) = AsyncClient::builder(mqtt).unbounded().build();
         event_loop.set_network_options(network);
-        (Self { client, last_words }, Loop { inner: event_loop, options: options.clone(), connected: false })
+        (Self { client, farewell }, Loop { inner: event_loop, options: options.clone(), connected: false })
     }
 
     async fn poll(this: &mut Loop) -> Result<Signal, LinkError> {
@@ -97,15 +96,23 @@ impl Client for V311 {
         Ok(notice.wait_async().map(|result| result.map(drop).map_err(|_| PublishError::Lost)).boxed())
     }
 
+    async fn closed(&self) {
+        self.farewell.closed().await;
+    }
+
     fn disconnect(&self) {
-        self.last_words.store(true, Ordering::Relaxed);
+        self.farewell.last_words();
         let _ = self.client.try_disconnect_with_timeout(client::GOODBYE);
     }
 }
 
 impl Loop {
     fn signal(&mut self, event: Event) -> Signal {
-        let Event::Incoming(packet) = event else { return Signal::Other };
+        let packet = match event {
+            Event::Incoming(packet) => packet,
+            Event::Outgoing(rumqttc_v4::Outgoing::PubAck(_)) => return Signal::Acknowledged,
+            Event::Outgoing(_) => return Signal::Other,
+        };
         match packet {
             Packet::ConnAck(connack) => {
                 self.connected = true;

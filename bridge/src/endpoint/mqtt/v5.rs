@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt as _;
 use rumqttc::mqttbytes::v5::{
@@ -26,7 +25,7 @@ use crate::ledger::SendAck;
 #[derive(Clone)]
 pub struct V5 {
     client: AsyncClient,
-    last_words: Arc<AtomicBool>,
+    farewell: Arc<stream::Farewell>,
 }
 
 pub struct Loop {
@@ -40,8 +39,8 @@ impl Client for V5 {
 
     fn new(options: &Options) -> (Self, Loop) {
         let endpoint = &options.endpoint;
-        let last_words = Arc::new(AtomicBool::new(false));
-        let flush = Arc::clone(&last_words);
+        let farewell: Arc<stream::Farewell> = Arc::default();
+        let socket_farewell = Arc::clone(&farewell);
         let mut mqtt =
             MqttOptions::new(endpoint.client_id.clone(), (options.address.host.clone(), options.address.port));
         mqtt.set_keep_alive(endpoint.keep_alive_seconds)
@@ -54,7 +53,7 @@ impl Client for V5 {
             .set_connect_timeout(client::CONNECT_TIMEOUT)
             .set_read_batch_size(128)
             .set_max_request_batch(256)
-            .set_socket_connector(move |address, _| stream::connect(address, Arc::clone(&flush)));
+            .set_socket_connector(move |address, _| stream::connect(address, Arc::clone(&socket_farewell)));
         if let Some(username) = &endpoint.username {
             let password = endpoint.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
             mqtt.set_credentials(username.clone(), password);
@@ -64,7 +63,7 @@ impl Client for V5 {
         }
         mqtt.set_session_store(NothingPending { session: empty_session(&mqtt) });
         let (client, event_loop) = AsyncClient::builder(mqtt).unbounded().build();
-        (Self { client, last_words }, Loop { inner: event_loop, options: options.clone(), connected: false })
+        (Self { client, farewell }, Loop { inner: event_loop, options: options.clone(), connected: false })
     }
 
     async fn poll(this: &mut Loop) -> Result<Signal, LinkError> {
@@ -124,15 +123,23 @@ impl Client for V5 {
             .boxed())
     }
 
+    async fn closed(&self) {
+        self.farewell.closed().await;
+    }
+
     fn disconnect(&self) {
-        self.last_words.store(true, Ordering::Relaxed);
+        self.farewell.last_words();
         let _ = self.client.try_disconnect_with_timeout(client::GOODBYE);
     }
 }
 
 impl Loop {
     fn signal(&mut self, event: Event) -> Signal {
-        let Event::Incoming(packet) = event else { return Signal::Other };
+        let packet = match event {
+            Event::Incoming(packet) => packet,
+            Event::Outgoing(rumqttc::Outgoing::PubAck(_)) => return Signal::Acknowledged,
+            _ => return Signal::Other,
+        };
         match packet {
             Packet::ConnAck(connack) => {
                 self.connected = true;

@@ -160,7 +160,9 @@ impl Pipeline {
             let place = Place { batch: &batch, number: index + 1, of: deliveries.len() };
             if let Err(error) = frame::member(&self.mesh.client, delivery, self.ingest, &self.inbox, place).await {
                 let problem = format!("can not publish: {error}");
-                deliveries.into_iter().for_each(|delivery| self.again(delivery, &problem));
+                for delivery in deliveries {
+                    self.again(delivery, &problem);
+                }
                 return;
             }
         }
