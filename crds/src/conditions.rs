@@ -143,7 +143,8 @@ impl Verdict {
 /// that the user asked for is ready, and says that it is one.
 #[must_use]
 pub fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
-    let worst = verdicts.iter().find(|v| v.status == Some(false)).or_else(|| verdicts.iter().find(|v| v.status.is_none()));
+    let worst =
+        verdicts.iter().find(|v| v.status == Some(false)).or_else(|| verdicts.iter().find(|v| v.status.is_none()));
     let ready = match worst {
         None => match verdicts.iter().find(|v| v.reason == Reason::Paused) {
             Some(paused) => Verdict { kind: ConditionType::Ready, ..paused.clone() },

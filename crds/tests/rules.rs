@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 fn object<T: DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> T {
-    let value = json!({ "apiVersion": "eventmesh.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
+    let value =
+        json!({ "apiVersion": "eventmesh.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
     serde_json::from_value(value).expect("a well-formed object")
 }
 

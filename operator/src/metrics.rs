@@ -43,14 +43,19 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("eventmesh_operator");
         let passes = Family::default();
-        let duration = Family::new_with_constructor((|| Histogram::new(exponential_buckets(0.001, 4.0, 8))) as fn() -> _);
+        let duration =
+            Family::new_with_constructor((|| Histogram::new(exponential_buckets(0.001, 4.0, 8))) as fn() -> _);
         let repairs = Family::default();
         let connections = Gauge::default();
         let leader = Gauge::default();
         registry.register("reconciles", "Passes of a controller over an object, by how they ended", passes.clone());
         registry.register_with_unit("reconcile_duration", "Time of a pass", Unit::Seconds, duration.clone());
         registry.register("drift_repairs", "Streams and consumers put back after a change by others", repairs.clone());
-        registry.register("broker_meshes", "Meshes whose brokers the operator holds a connection to", connections.clone());
+        registry.register(
+            "broker_meshes",
+            "Meshes whose brokers the operator holds a connection to",
+            connections.clone(),
+        );
         registry.register("leader", "1 while this replica runs the controllers", leader.clone());
         Self { registry, passes, duration, repairs, connections, leader }
     }
@@ -94,7 +99,10 @@ mod tests {
         metrics.reconciled("topic", "settled", Duration::from_millis(3));
         metrics.repaired("Topic");
         let text = metrics.render();
-        assert!(text.contains("eventmesh_operator_reconciles_total{controller=\"topic\",result=\"settled\"} 1"), "{text}");
+        assert!(
+            text.contains("eventmesh_operator_reconciles_total{controller=\"topic\",result=\"settled\"} 1"),
+            "{text}"
+        );
         assert!(text.contains("eventmesh_operator_drift_repairs_total{kind=\"Topic\"} 1"), "{text}");
     }
 }

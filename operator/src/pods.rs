@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Capabilities, PodSecurityContext, ResourceRequirements, SeccompProfile, SecurityContext},
+    api::core::v1::{
+        Capabilities, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext, ResourceRequirements,
+        SeccompProfile, SecurityContext,
+    },
     apimachinery::pkg::api::resource::Quantity,
 };
 
@@ -33,10 +36,24 @@ pub fn container_security() -> SecurityContext {
     }
 }
 
+/// `POD_NAME`: who a container is, for its own name at the brokers and in reports.
+#[must_use]
+pub fn name_variable() -> EnvVar {
+    let field = ObjectFieldSelector { field_path: "metadata.name".to_owned(), ..ObjectFieldSelector::default() };
+    EnvVar {
+        name: "POD_NAME".to_owned(),
+        value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    }
+}
+
 /// Requests without limits.
 #[must_use]
 pub fn requests(cpu: &str, memory: &str) -> ResourceRequirements {
-    ResourceRequirements { requests: Some(amounts(&[("cpu", cpu), ("memory", memory)])), ..ResourceRequirements::default() }
+    ResourceRequirements {
+        requests: Some(amounts(&[("cpu", cpu), ("memory", memory)])),
+        ..ResourceRequirements::default()
+    }
 }
 
 #[must_use]

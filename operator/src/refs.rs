@@ -68,7 +68,9 @@ impl MeshProblem {
             Self::Deleted(mesh) => (Reason::MeshDeleted, format!("EventMesh {mesh} is being deleted")),
             Self::NotPermitted { mesh, namespace } => (
                 Reason::RefNotPermitted,
-                format!("EventMesh {mesh} does not let namespace {namespace} in; its owner can add it to spec.allowedNamespaces"),
+                format!(
+                    "EventMesh {mesh} does not let namespace {namespace} in; its owner can add it to spec.allowedNamespaces"
+                ),
             ),
         };
         Verdict::bad(ConditionType::ResolvedRefs, reason, message)

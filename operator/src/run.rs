@@ -225,10 +225,25 @@ fn watches(client: &Client, writers: Writers, rules: &Rules) -> JoinSet<()> {
     set.spawn(feed::run(Api::all(all()), everything(), Some(writers.topics), rules.clone().topics()));
     set.spawn(feed::run(Api::all(all()), everything(), Some(writers.subscriptions), rules.clone().subscriptions()));
     set.spawn(feed::run(Api::all(all()), everything(), Some(writers.bridges), rules.clone().bridges()));
-    set.spawn(feed::run::<StatefulSet>(Api::all(all()), children(), Some(writers.stateful_sets), rules.clone().children()));
-    set.spawn(feed::run::<Deployment>(Api::all(all()), children(), Some(writers.deployments), rules.clone().children()));
+    set.spawn(feed::run::<StatefulSet>(
+        Api::all(all()),
+        children(),
+        Some(writers.stateful_sets),
+        rules.clone().children(),
+    ));
+    set.spawn(feed::run::<Deployment>(
+        Api::all(all()),
+        children(),
+        Some(writers.deployments),
+        rules.clone().children(),
+    ));
     set.spawn(feed::run::<Pod>(Api::all(all()), children(), Some(writers.pods), rules.clone().children()));
-    set.spawn(feed::run_metadata::<Namespace>(Api::all(all()), everything(), Some(writers.namespaces), rules.clone().namespaces()));
+    set.spawn(feed::run_metadata::<Namespace>(
+        Api::all(all()),
+        everything(),
+        Some(writers.namespaces),
+        rules.clone().namespaces(),
+    ));
     set.spawn(feed::run_metadata::<Secret>(Api::all(all()), everything(), None, rules.clone().secrets()));
     set.spawn(feed::run_metadata::<ConfigMap>(Api::all(all()), children(), None, rules.clone().children()));
     set.spawn(feed::run_metadata::<Service>(Api::all(all()), children(), None, rules.clone().children()));

@@ -57,8 +57,7 @@ pub fn queues() -> (Wakers, Queues) {
     let (topics_tx, topics) = unbounded();
     let (subscriptions_tx, subscriptions) = unbounded();
     let (bridges_tx, bridges) = unbounded();
-    let wakers =
-        Wakers { meshes: meshes_tx, topics: topics_tx, subscriptions: subscriptions_tx, bridges: bridges_tx };
+    let wakers = Wakers { meshes: meshes_tx, topics: topics_tx, subscriptions: subscriptions_tx, bridges: bridges_tx };
     (wakers, Queues { meshes, topics, subscriptions, bridges })
 }
 
@@ -260,7 +259,8 @@ impl Rules {
             if let Observed::Applied(secret) | Observed::Deleted(secret) = &observed {
                 let (secret_namespace, secret) = namespaced(*secret);
                 self.bridges_where(|namespace, bridge| {
-                    namespace == secret_namespace && crate::bridge::resolve::secret_names(bridge).contains(&secret.as_str())
+                    namespace == secret_namespace
+                        && crate::bridge::resolve::secret_names(bridge).contains(&secret.as_str())
                 });
             }
             children(observed);
@@ -280,7 +280,8 @@ impl Rules {
         let namespace = child.namespace.clone().unwrap_or_default();
         let labels = child.labels.as_ref();
         let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
-        let owner = child.owner_references.iter().flatten().find(|owner| owner.api_version.starts_with("eventmesh.dev/"));
+        let owner =
+            child.owner_references.iter().flatten().find(|owner| owner.api_version.starts_with("eventmesh.dev/"));
         let (kind, name) = match (owner, label(COMPONENT), label(INSTANCE)) {
             (Some(owner), ..) => (owner.kind.as_str(), owner.name.clone()),
             (None, Some("broker"), Some(name)) => ("EventMesh", name.to_owned()),

@@ -43,7 +43,8 @@ fn mocked(answer: impl Fn(&Seen) -> (u16, Value) + Send + 'static) -> (Client, L
     let seen = log.clone();
     tokio::spawn(async move {
         while let Some((request, respond)) = handle.next_request().await {
-            let path: Vec<&str> = request.uri().path().split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
+            let path: Vec<&str> =
+                request.uri().path().split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
             let what = format!("{} {}", request.method(), path.join("/"));
             let bytes = request.into_body().collect().await.expect("a body").to_bytes();
             let entry = Seen { what, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) };
@@ -213,9 +214,11 @@ async fn what_pods_mount_comes_before_the_pods() {
 
 #[tokio::test]
 async fn a_pass_that_is_cut_off_does_not_touch_the_pods() {
-    let (client, log) = mocked(|seen| if seen.what == "PATCH secrets/retail-broker" { failure(500) } else { agreeable(seen) });
+    let (client, log) =
+        mocked(|seen| if seen.what == "PATCH secrets/retail-broker" { failure(500) } else { agreeable(seen) });
     let (context, _writers) = context(client);
-    let error = MeshController::new(context).reconcile(Arc::new(mesh())).await.expect_err("the Secret could not be written");
+    let error =
+        MeshController::new(context).reconcile(Arc::new(mesh())).await.expect_err("the Secret could not be written");
     assert_eq!(error.class(), Class::Unavailable);
     assert!(!requests(&log).iter().any(|what| what.contains("statefulsets")), "{:?}", requests(&log));
 }

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use eventmesh_crds::{
-    Bridge,
-    conditions::{ConditionType, Reason, Verdict},
-};
+use eventmesh_crds::{Bridge, conditions::Reason};
 use eventmesh_wire::names;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -15,14 +12,13 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Stopped,
     build::{Desired, child_name},
-    validate::{ValidBridge, accepted, resolved_refs},
+    validate::ValidBridge,
 };
 use crate::{
     broker::consumers::{self, ConsumerChange},
     broker::overlay::describe,
-    engine::{Context, Error, Outcome, apply, error::is_not_found},
+    engine::{Context, Error, Stopped, apply, error::is_not_found},
 };
 
 /// Annotation whose change makes a kubelet look at a pod, and so at its mounted Secret, at once.
@@ -30,12 +26,7 @@ const CONFIG_HASH: &str = "eventmesh.dev/config-hash";
 
 /// Consumers first, so that a pod never finds its route without one; those of removed routes last, when no pod is told
 /// to read them any more.
-pub async fn run(
-    context: &Context,
-    bridge: &Bridge,
-    valid: &ValidBridge,
-    desired: &Desired,
-) -> Result<Stopped, Error> {
+pub async fn run(context: &Context, bridge: &Bridge, valid: &ValidBridge, desired: &Desired) -> Result<Stopped, Error> {
     for consumer in &valid.consumers {
         match consumers::ensure(&valid.broker, consumer).await {
             Ok(change) => announce(context, bridge, &consumer.name, change).await,
@@ -44,9 +35,7 @@ pub async fn run(
             }
             Err(error) => {
                 let message = format!("consumer {}: {error}", consumer.name);
-                let verdict = Verdict::bad(ConditionType::Programmed, Reason::BrokerRefused, message);
-                let verdicts = vec![accepted(), resolved_refs(), verdict];
-                return Ok(Stopped { verdicts, outcome: Outcome::Waiting, config_hash: None });
+                return Ok(Stopped::not_programmed(Reason::BrokerRefused, message));
             }
         }
     }
@@ -56,16 +45,8 @@ pub async fn run(
     apply::child(client, &desired.deployment).await?;
     refresh_pods(context, valid, &desired.config_hash).await?;
     remove_orphans(valid).await?;
-    let verdict = Verdict::good(
-        ConditionType::Programmed,
-        Reason::Programmed,
-        format!("Deployment {}, configuration {}", child_name(&valid.name), &desired.config_hash[..12]),
-    );
-    Ok(Stopped {
-        verdicts: vec![accepted(), resolved_refs(), verdict],
-        outcome: Outcome::Settled,
-        config_hash: Some(desired.config_hash.clone()),
-    })
+    let message = format!("Deployment {}, configuration {}", child_name(&valid.name), &desired.config_hash[..12]);
+    Ok(Stopped::programmed(Reason::Programmed, message))
 }
 
 async fn announce(context: &Context, bridge: &Bridge, consumer: &str, change: ConsumerChange) {
@@ -77,7 +58,8 @@ async fn announce(context: &Context, bridge: &Bridge, consumer: &str, change: Co
         }
         ConsumerChange::Updated(differences) if seen => {
             context.metrics.repaired("Bridge");
-            let note = format!("consumer {consumer} was changed by others and has been put back: {}", describe(&differences));
+            let note =
+                format!("consumer {consumer} was changed by others and has been put back: {}", describe(&differences));
             context.warn(bridge, "DriftRepaired", note).await;
         }
         ConsumerChange::None | ConsumerChange::Created | ConsumerChange::Updated(_) => {}

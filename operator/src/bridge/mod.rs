@@ -9,7 +9,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use eventmesh_crds::{Bridge, conditions::Verdict};
+use eventmesh_crds::Bridge;
 
 use crate::{
     engine::{Context, Controller, Error, Outcome, finalizer},
@@ -42,23 +42,15 @@ impl Controller for BridgeController {
         if is_too_early(&resolved.mesh, bridge.metadata.generation, observed) {
             return Ok(Outcome::Progressing);
         }
-        let stopped = match validate::run(&bridge, &resolved) {
+        let (stopped, config_hash) = match validate::run(&bridge, &resolved) {
             // A bad spec never replaces a good one that runs: what was applied before stays.
-            Err(stopped) => stopped,
+            Err(stopped) => (stopped, None),
             Ok(valid) => {
                 let desired = build::run(&valid, &context.images.bridge);
-                apply::run(context, &bridge, &valid, &desired).await?
+                (apply::run(context, &bridge, &valid, &desired).await?, Some(desired.config_hash))
             }
         };
-        status::write(context, &bridge, stopped.verdicts, stopped.config_hash.as_deref()).await?;
+        status::write(context, &bridge, stopped.verdicts, config_hash.as_deref()).await?;
         Ok(stopped.outcome)
     }
-}
-
-/// How far a pass came: the verdicts without `Connected`, which the reports of the pods decide.
-struct Stopped {
-    verdicts: Vec<Verdict>,
-    outcome: Outcome,
-    /// Fingerprint of the configuration that the pods should run with, when this pass has set it.
-    config_hash: Option<String>,
 }

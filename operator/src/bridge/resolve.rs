@@ -52,9 +52,7 @@ pub async fn run(context: &Context, bridge: &Bridge) -> Result<Resolved, Error> 
         let data = secret.map(|secret| secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect());
         secrets.insert(name.to_owned(), data);
     }
-    let topics = topic_names(bridge)
-        .map(|name| (name.to_owned(), context.cache.topic(&namespace, name)))
-        .collect();
+    let topics = topic_names(bridge).map(|name| (name.to_owned(), context.cache.topic(&namespace, name))).collect();
     let stores = match &mesh {
         Ok(mesh) => stores(context, bridge, mesh),
         Err(_) => BTreeMap::new(),

@@ -87,7 +87,11 @@ fn connected(bridge: &Bridge, reports: &[Report], config_hash: &str) -> Verdict 
         }
         if !report.connected.endpoint {
             let error = report.connected.endpoint_error.as_ref().map_or("no error yet", |error| error.message.as_str());
-            let reason = if report.connected.endpoint_error.is_some() { Reason::EndpointUnreachable } else { Reason::Connecting };
+            let reason = if report.connected.endpoint_error.is_some() {
+                Reason::EndpointUnreachable
+            } else {
+                Reason::Connecting
+            };
             return Verdict::bad(kind, reason, format!("pod {}: {error}", report.pod));
         }
     }
@@ -209,7 +213,10 @@ mod tests {
         assert_eq!(reason(&[report("p1", "Running", true)]), Reason::Connected);
         assert_eq!(reason(&[report("p1", "Running", true), report("p2", "Blocked", true)]), Reason::RouteBlocked);
         let unreachable = connected(&spec, &[report("p1", "Connecting", false)], "h");
-        assert_eq!((unreachable.reason, unreachable.message.as_str()), (Reason::EndpointUnreachable, "pod p1: refused"));
+        assert_eq!(
+            (unreachable.reason, unreachable.message.as_str()),
+            (Reason::EndpointUnreachable, "pod p1: refused")
+        );
         let old = connected(&spec, &[Report { config_hash: "old".into(), ..report("p1", "Running", true) }], "h");
         assert_eq!((old.status, old.reason), (None, Reason::Connecting), "an old configuration is not the spec's");
         assert_eq!(connected(&bridge(&json!({"replicas": 0})), &[], "h").reason, Reason::Paused);

@@ -20,21 +20,18 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::{
-    Stopped,
-    resolve::{Resolved, dead_letter_subject},
-};
+use super::resolve::{Resolved, dead_letter_subject};
 use crate::{
     broker::{
         MeshBroker,
-        api::Config,
+        api::object,
         consumers::{WantedConsumer, put_filter},
     },
     cache::{mesh_key, namespaced, topics::subjects_of},
-    engine::{Outcome, apply::owner_reference},
+    engine::{Stopped, apply::owner_reference},
     mesh::{Credentials, build::names as mesh_names},
     refs::ResolvedMesh,
-    subscription::check_filter,
+    subscription::{Refusal, check_filter},
 };
 
 /// Metadata of a consumer: which Bridge it belongs to.
@@ -69,26 +66,32 @@ pub fn delivered_subjects(to: &str) -> Option<Pattern> {
 }
 
 pub fn run(bridge: &Bridge, resolved: &Resolved) -> Result<ValidBridge, Stopped> {
-    let mesh = resolved.mesh.as_ref().map_err(|problem| unresolved(problem.verdict()))?;
+    let mesh = resolved.mesh.as_ref().map_err(|problem| Stopped::unresolved(problem.verdict()))?;
     if mesh.is_paused() {
-        return Err(waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
+        return Err(Stopped::waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
     }
-    check_topics(bridge, resolved, mesh).map_err(unresolved)?;
-    let endpoint = endpoint(bridge, resolved).map_err(unresolved)?;
+    check_topics(bridge, resolved, mesh).map_err(Stopped::unresolved)?;
+    let endpoint = endpoint(bridge, resolved).map_err(Stopped::unresolved)?;
     let Some(credentials) = &resolved.credentials else {
-        return Err(waiting(Reason::BrokerUnavailable, format!("EventMesh {} has no brokers yet", mesh.key)));
+        let message = format!("EventMesh {} has no brokers yet", mesh.key);
+        return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
     };
+    let rejected = |(reason, message): Refusal| Stopped::rejected(reason, message);
     let consumers = consumers(bridge, resolved).map_err(rejected)?;
     let config = config(bridge, resolved, mesh, endpoint, credentials);
     check_config(&config).map_err(rejected)?;
     let Some(broker) = mesh.broker.clone() else {
-        return Err(waiting(Reason::BrokerUnavailable, format!("waiting for the brokers of EventMesh {}", mesh.key)));
+        let message = format!("waiting for the brokers of EventMesh {}", mesh.key);
+        return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
     };
-    let streams: Vec<&str> = consumers.iter().map(|consumer| consumer.stream.as_str())
+    let streams: Vec<&str> = consumers
+        .iter()
+        .map(|consumer| consumer.stream.as_str())
         .chain(config.inbound.iter().map(|route| route.stream.as_str()).filter(|stream| !stream.is_empty()))
         .collect();
     if let Some(missing) = streams.iter().find(|stream| broker.view().stream(stream).is_none()) {
-        return Err(waiting(Reason::TopicNotReady, format!("stream {missing} does not exist yet; look at its Topic")));
+        let message = format!("stream {missing} does not exist yet; look at its Topic");
+        return Err(Stopped::waiting(Reason::TopicNotReady, message));
     }
     let (namespace, name) = namespaced(bridge);
     Ok(ValidBridge {
@@ -105,41 +108,8 @@ pub fn run(bridge: &Bridge, resolved: &Resolved) -> Result<ValidBridge, Stopped>
     })
 }
 
-fn unresolved(verdict: Verdict) -> Stopped {
-    Stopped {
-        verdicts: vec![Verdict::pending(ConditionType::Accepted), verdict, Verdict::pending(ConditionType::Programmed)],
-        outcome: Outcome::Waiting,
-        config_hash: None,
-    }
-}
-
-fn rejected(verdict: Verdict) -> Stopped {
-    Stopped {
-        verdicts: vec![verdict, resolved_refs(), Verdict::pending(ConditionType::Programmed)],
-        outcome: Outcome::Rejected,
-        config_hash: None,
-    }
-}
-
-fn waiting(reason: Reason, message: String) -> Stopped {
-    let programmed = Verdict { kind: ConditionType::Programmed, status: None, reason, message };
-    Stopped { verdicts: vec![accepted(), resolved_refs(), programmed], outcome: Outcome::Waiting, config_hash: None }
-}
-
-pub fn accepted() -> Verdict {
-    Verdict::good(ConditionType::Accepted, Reason::Accepted, "")
-}
-
-pub fn resolved_refs() -> Verdict {
-    Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "")
-}
-
 fn bad_ref(reason: Reason, message: String) -> Verdict {
     Verdict::bad(ConditionType::ResolvedRefs, reason, message)
-}
-
-fn bad_spec(reason: Reason, message: String) -> Verdict {
-    Verdict::bad(ConditionType::Accepted, reason, message)
 }
 
 fn check_topics(bridge: &Bridge, resolved: &Resolved, mesh: &ResolvedMesh) -> Result<(), Verdict> {
@@ -215,7 +185,8 @@ fn endpoint(bridge: &Bridge, resolved: &Resolved) -> Result<wire::EndpointConfig
 fn tls(mqtt: &MqttEndpoint, resolved: &Resolved) -> Result<Option<wire::TlsConfig>, Verdict> {
     let Some(tls) = &mqtt.tls else { return Ok(None) };
     let name = &tls.secret.name;
-    let optional = |key: &str| if has_key(resolved, name, key)? { text(resolved, name, key).map(Some) } else { Ok(None) };
+    let optional =
+        |key: &str| if has_key(resolved, name, key)? { text(resolved, name, key).map(Some) } else { Ok(None) };
     let (certificate, key) = (optional("tls.crt")?, optional("tls.key")?);
     if certificate.is_some() != key.is_some() {
         let message = format!("Secret {name} must hold both tls.crt and tls.key, or neither");
@@ -253,15 +224,15 @@ fn millis(duration: &kube::core::Duration) -> u64 {
     std_duration(duration).as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-fn consumers(bridge: &Bridge, resolved: &Resolved) -> Result<Vec<WantedConsumer>, Verdict> {
+fn consumers(bridge: &Bridge, resolved: &Resolved) -> Result<Vec<WantedConsumer>, Refusal> {
     bridge.spec.outbound.iter().flatten().map(|route| consumer(bridge, route, resolved)).collect()
 }
 
-fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Result<WantedConsumer, Verdict> {
+fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Result<WantedConsumer, Refusal> {
     let (namespace, name) = namespaced(bridge);
     if let Some((filter, topic)) = route.from.filter.as_ref().zip(topic_of(route, resolved)) {
         check_filter(filter, topic)
-            .map_err(|(reason, message)| bad_spec(reason, format!("route {}: {message}", route.name)))?;
+            .map_err(|(reason, message)| (reason, format!("route {}: {message}", route.name)))?;
     }
     let consumer = names::bridge_consumer(&namespace, &name, &route.name);
     let mut config = object(json!({
@@ -291,13 +262,6 @@ fn topic_of<'a>(route: &OutboundRoute, resolved: &'a Resolved) -> Option<&'a Top
     resolved.topics.get(&route.from.topic)?.as_deref()
 }
 
-fn object(value: serde_json::Value) -> Config {
-    match value {
-        serde_json::Value::Object(map) => map,
-        _ => Config::new(),
-    }
-}
-
 fn max_in_flight(bridge: &Bridge, default: u32) -> u32 {
     let asked = bridge.spec.delivery.as_ref().and_then(|delivery| delivery.max_in_flight);
     asked.and_then(|asked| u32::try_from(asked).ok()).unwrap_or(default)
@@ -314,7 +278,8 @@ fn config(
     let (namespace, name) = namespaced(bridge);
     let delivery = bridge.spec.delivery.clone().unwrap_or_default();
     let retry = delivery.retry.unwrap_or_default();
-    let inbound: Vec<_> = bridge.spec.inbound.iter().flatten().map(|r| inbound(bridge, r, resolved, &mesh.mesh)).collect();
+    let inbound: Vec<_> =
+        bridge.spec.inbound.iter().flatten().map(|r| inbound(bridge, r, resolved, &mesh.mesh)).collect();
     let default_window = if inbound.is_empty() { MAX_IN_FLIGHT_OUTBOUND } else { MAX_IN_FLIGHT_INBOUND };
     BridgeConfig {
         version: wire::CONFIG_VERSION,
@@ -387,7 +352,7 @@ fn dead_letter(bridge: &Bridge, route: &str, resolved: &Resolved) -> Option<Stri
 }
 
 /// The same check that a pod makes of its file, so that no pod is ever given one that it refuses.
-fn check_config(config: &BridgeConfig) -> Result<(), Verdict> {
+fn check_config(config: &BridgeConfig) -> Result<(), Refusal> {
     let mut problems = config.validate();
     // A route whose `to` is wrong has no Topic either; only the cause is worth telling.
     if problems.iter().any(|problem| !problem.field.ends_with(".stream")) {
@@ -395,7 +360,7 @@ fn check_config(config: &BridgeConfig) -> Result<(), Verdict> {
     }
     let Some(first) = problems.first() else { return Ok(()) };
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Err(bad_spec(reason(first), message))
+    Err((reason(first), message))
 }
 
 fn reason(problem: &Problem) -> Reason {

@@ -13,6 +13,15 @@ use serde_json::{Map, Value, json, value::RawValue};
 /// A JSON object that configures a stream or a consumer.
 pub type Config = Map<String, Value>;
 
+/// An object literal as a configuration; anything but an object is an empty one.
+#[must_use]
+pub fn object(value: Value) -> Config {
+    match value {
+        Value::Object(map) => map,
+        _ => Config::new(),
+    }
+}
+
 /// How long one call may take; in a cluster the meta leader answers after a round of consensus.
 const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -31,7 +31,10 @@ const PAUSED_UNTIL: &str = "2200-01-01T00:00:00Z";
 #[derive(Debug, PartialEq)]
 pub enum ConsumerPlan {
     Create(Config),
-    Update { config: Config, differences: Vec<Difference> },
+    Update {
+        config: Config,
+        differences: Vec<Difference>,
+    },
     /// Until a time, or no longer.
     Pause(Option<&'static str>),
     Nothing,
@@ -119,22 +122,16 @@ pub fn is_race(error: &BrokerError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(value: Value) -> Config {
-        match value {
-            Value::Object(map) => map,
-            other => panic!("not an object: {other}"),
-        }
-    }
+    use crate::broker::api::object;
 
     fn wanted() -> WantedConsumer {
-        let mut keys = config(json!({"durable_name": "c", "max_ack_pending": 10}));
+        let mut keys = object(json!({"durable_name": "c", "max_ack_pending": 10}));
         put_filter(&mut keys, Some(&["a.b".to_owned()]));
         WantedConsumer {
             stream: "s".into(),
             name: "c".into(),
             config: keys,
-            at_creation: config(json!({"deliver_policy": "new"})),
+            at_creation: object(json!({"deliver_policy": "new"})),
             paused: false,
         }
     }
@@ -181,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_filter_of_many_replaces_a_filter_of_one() {
-        let found = config(json!({"durable_name": "c", "max_ack_pending": 10, "filter_subject": "a.b"}));
+        let found = object(json!({"durable_name": "c", "max_ack_pending": 10, "filter_subject": "a.b"}));
         let mut wanted = wanted();
         put_filter(&mut wanted.config, Some(&["a.b".to_owned(), "a.c".to_owned()]));
         let ConsumerPlan::Update { config, .. } = plan(Some(&found), &wanted) else { panic!("an update is needed") };

@@ -84,33 +84,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn config(value: Value) -> Config {
-        match value {
-            Value::Object(map) => map,
-            other => panic!("not an object: {other}"),
-        }
-    }
+    use crate::broker::api::object;
 
     #[test]
     fn equal_and_omitted_values_do_not_differ() {
-        let found = config(json!({"name": "a", "max_age": 0, "metadata": {"_nats.level": "1", "k": "v"}}));
-        let wanted = config(json!({"name": "a", "max_age": 0, "sealed": false, "metadata": {"k": "v"}}));
+        let found = object(json!({"name": "a", "max_age": 0, "metadata": {"_nats.level": "1", "k": "v"}}));
+        let wanted = object(json!({"name": "a", "max_age": 0, "sealed": false, "metadata": {"k": "v"}}));
         assert_eq!(overlay(&found, &wanted).differences, vec![]);
     }
 
     #[test]
     fn keys_that_are_not_ours_survive_an_update() {
-        let found = config(json!({"max_age": 5, "new_setting": {"a": 1}, "metadata": {"theirs": "x"}}));
-        let wanted = config(json!({"max_age": 7, "metadata": {"ours": "y"}}));
+        let found = object(json!({"max_age": 5, "new_setting": {"a": 1}, "metadata": {"theirs": "x"}}));
+        let wanted = object(json!({"max_age": 7, "metadata": {"ours": "y"}}));
         let result = overlay(&found, &wanted);
-        assert_eq!(result.merged, config(json!({"max_age": 7, "new_setting": {"a": 1}, "metadata": {"theirs": "x", "ours": "y"}})));
+        assert_eq!(
+            result.merged,
+            object(json!({"max_age": 7, "new_setting": {"a": 1}, "metadata": {"theirs": "x", "ours": "y"}}))
+        );
         assert_eq!(describe(&result.differences[..1]), "max_age: 5 -> 7");
     }
 
     #[test]
     fn a_null_removes_a_key() {
-        let result = overlay(&config(json!({"filter_subject": "a"})), &config(json!({"filter_subject": null})));
+        let result = overlay(&object(json!({"filter_subject": "a"})), &object(json!({"filter_subject": null})));
         assert_eq!(result.differences.len(), 1);
         assert!(result.merged.is_empty());
     }

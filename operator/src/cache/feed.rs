@@ -51,7 +51,8 @@ pub async fn run_metadata<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let events = watcher(api, config).backoff(Patient::default()).modify(|object| object.metadata.managed_fields = None);
+    let events =
+        watcher(api, config).backoff(Patient::default()).modify(|object| object.metadata.managed_fields = None);
     follow(events, writer, observe).await;
 }
 

@@ -70,7 +70,9 @@ impl TopicIndex {
         for place in self.places.remove(key).unwrap_or_default() {
             let Some(claims) = self.claims.get_mut(&place) else { continue };
             if let Some(gone) = claims.remove(key) {
-                freed.extend(claims.values().filter(|c| overlap(&c.subjects, &gone.subjects).is_some()).map(|c| c.topic.clone()));
+                freed.extend(
+                    claims.values().filter(|c| overlap(&c.subjects, &gone.subjects).is_some()).map(|c| c.topic.clone()),
+                );
             }
             if claims.is_empty() {
                 self.claims.remove(&place);
@@ -184,7 +186,10 @@ mod tests {
         index.put(&topic("old", "2026-01-01T00:00:00Z", &["x.>"]));
         index.put(&topic("new", "2026-01-02T00:00:00Z", &["x.y"]));
         assert_eq!(index.put(&topic("old", "2026-01-01T00:00:00Z", &["z.>"])), vec![key("new")]);
-        assert!(index.put(&topic("old", "2026-01-01T00:00:00Z", &["z.>"])).is_empty(), "the same again changes nothing");
+        assert!(
+            index.put(&topic("old", "2026-01-01T00:00:00Z", &["z.>"])).is_empty(),
+            "the same again changes nothing"
+        );
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Context {
             note.truncate(end);
             note.push('…');
         }
-        let event = Event { type_, reason: reason.into(), note: Some(note), action: "Reconcile".into(), secondary: None };
+        let event =
+            Event { type_, reason: reason.into(), note: Some(note), action: "Reconcile".into(), secondary: None };
         // An Event is a courtesy: the condition says the same, so a failure to write it fails nothing.
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
             warn!(%error, reason, "could not publish an Event");

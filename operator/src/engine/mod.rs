@@ -7,6 +7,7 @@ pub mod error;
 pub mod events;
 pub mod finalizer;
 pub mod outcome;
+pub mod stopped;
 
 use std::{fmt::Debug, sync::Arc, time::Instant};
 
@@ -25,6 +26,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 pub use context::Context;
 pub use error::{Class, Error};
 pub use outcome::Outcome;
+pub use stopped::Stopped;
 
 use backoff::Backoffs;
 
@@ -73,7 +75,10 @@ pub async fn run<C: Controller>(
             match result {
                 Ok((object, _)) => debug!(controller = C::NAME, %object, "reconciled"),
                 // Deleted while it waited in the queue.
-                Err(kube::runtime::controller::Error::ObjectNotFound(_) | kube::runtime::controller::Error::ReconcilerFailed(..)) => {}
+                Err(
+                    kube::runtime::controller::Error::ObjectNotFound(_)
+                    | kube::runtime::controller::Error::ReconcilerFailed(..),
+                ) => {}
                 Err(other) => error!(controller = C::NAME, error = %other, "controller queue failed"),
             }
         })

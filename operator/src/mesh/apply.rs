@@ -11,7 +11,7 @@ pub struct Applied {
 }
 
 /// In order: what pods mount and run as comes before them, so that no pod waits for it.
-pub async fn run(context: &Context, desired: Desired) -> Result<Applied, Error> {
+pub async fn run(context: &Context, desired: &Desired) -> Result<Applied, Error> {
     let client = &context.client;
     apply::child(client, &desired.service_account).await?;
     apply::child(client, &desired.config_map).await?;

@@ -57,8 +57,9 @@ impl Controller for MeshController {
                 return Ok(Outcome::Rejected);
             }
         };
-        let desired = build::run(&valid, &resolved.credentials);
-        let applied = apply::run(context, desired).await?;
+        // On the heap: together these objects are larger than a task should carry.
+        let desired = Box::new(build::run(&valid, &resolved.credentials));
+        let applied = Box::pin(apply::run(context, &desired)).await?;
         connect(context, &mesh, &resolved.credentials).await?;
         let observed = mesh.status.as_ref().and_then(|status| status.observed_generation);
         if context.brokers.is_starting(&valid.key) && observed.is_some() && observed == mesh.metadata.generation {

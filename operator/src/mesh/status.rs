@@ -112,15 +112,22 @@ pub async fn write(context: &Context, mesh: &EventMesh, verdicts: Vec<Verdict>) 
         conditions: conditions::merge(&before.conditions, &with_ready(verdicts), generation, context.now()),
         summary: Some(format!("{ready}/{}", replicas(mesh))),
         endpoints: Some(Endpoints { nats: Some(names::client_url(&key)) }),
-        broker_version: brokers.iter().filter_map(|broker| broker.version.clone()).min_by(|a, b| order(a).cmp(&order(b))),
+        broker_version: brokers
+            .iter()
+            .filter_map(|broker| broker.version.clone())
+            .min_by(|a, b| order(a).cmp(&order(b))),
         brokers: Some(brokers),
-        topics: Some(count(context.cache.topics.state().iter().filter(|t| mesh_key(&t.spec.mesh, &namespace_of(&***t)) == key))),
+        topics: Some(count(
+            context.cache.topics.state().iter().filter(|t| mesh_key(&t.spec.mesh, &namespace_of(&***t)) == key),
+        )),
         subscriptions: Some(count(context.cache.subscriptions.state().iter().filter(|s| {
             let namespace = namespace_of(&***s);
             let topic = context.cache.topic(&namespace, &s.spec.topic.name);
             topic.is_some_and(|topic| mesh_key(&topic.spec.mesh, &namespace) == key)
         }))),
-        bridges: Some(count(context.cache.bridges.state().iter().filter(|b| mesh_key(&b.spec.mesh, &namespace_of(&***b)) == key))),
+        bridges: Some(count(
+            context.cache.bridges.state().iter().filter(|b| mesh_key(&b.spec.mesh, &namespace_of(&***b)) == key),
+        )),
     };
     apply::status(&context.client, mesh, mesh.status.as_ref(), &status).await?;
     Ok(())
@@ -178,7 +185,11 @@ mod tests {
     use super::*;
 
     fn brokers(ready: &[bool]) -> Vec<BrokerStatus> {
-        let broker = |(i, ready): (usize, &bool)| BrokerStatus { name: format!("b-{i}"), ready: *ready, ..BrokerStatus::default() };
+        let broker = |(i, ready): (usize, &bool)| BrokerStatus {
+            name: format!("b-{i}"),
+            ready: *ready,
+            ..BrokerStatus::default()
+        };
         ready.iter().enumerate().map(broker).collect()
     }
 

@@ -16,10 +16,36 @@ use crate::{broker::MeshKey, cache::namespaced, engine::apply::owner_reference};
 /// Keys of the broker's configuration that the operator writes itself. The broker ignores case, and knows some by
 /// several names.
 const OWNED_KEYS: [&str; 30] = [
-    "accounts", "addr", "auth_callout", "authorization", "cluster", "gateway", "host", "http", "http_port", "https",
-    "https_port", "include", "jetstream", "jetstream_max_disk_store", "lame_duck_duration", "lame_duck_grace_period",
-    "leaf", "leafnodes", "listen", "max_connections", "max_payload", "monitor_port", "mqtt", "name", "net",
-    "no_auth_user", "pid_file", "port", "server_name", "system_account",
+    "accounts",
+    "addr",
+    "auth_callout",
+    "authorization",
+    "cluster",
+    "gateway",
+    "host",
+    "http",
+    "http_port",
+    "https",
+    "https_port",
+    "include",
+    "jetstream",
+    "jetstream_max_disk_store",
+    "lame_duck_duration",
+    "lame_duck_grace_period",
+    "leaf",
+    "leafnodes",
+    "listen",
+    "max_connections",
+    "max_payload",
+    "monitor_port",
+    "mqtt",
+    "name",
+    "net",
+    "no_auth_user",
+    "pid_file",
+    "port",
+    "server_name",
+    "system_account",
 ];
 
 /// An EventMesh whose brokers can be built.
@@ -47,7 +73,9 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
     let replicas = brokers.replicas.unwrap_or(DEFAULT_REPLICAS);
     let default_size = "10Gi".parse().map_err(|message: String| refuse(Reason::InvalidSpec, message))?;
     let extra_config = brokers.extra_config.clone().unwrap_or_default();
-    if let Some(key) = extra_config.keys().find(|key| OWNED_KEYS.contains(&key.to_lowercase().as_str()) || key.starts_with('$')) {
+    if let Some(key) =
+        extra_config.keys().find(|key| OWNED_KEYS.contains(&key.to_lowercase().as_str()) || key.starts_with('$'))
+    {
         let message = format!("brokers.extraConfig sets `{key}`, which the operator owns; remove it");
         return Err(refuse(Reason::ReservedConfigKey, message));
     }

@@ -1,45 +1,31 @@
 //! Programs the consumer of a Subscription: the only writes to the broker.
 
-use eventmesh_crds::{
-    Subscription,
-    conditions::{ConditionType, Reason, Verdict},
-};
+use eventmesh_crds::{Subscription, conditions::Reason};
 
-use super::{
-    Stopped,
-    validate::{ValidSubscription, accepted, resolved_refs},
-};
+use super::validate::ValidSubscription;
 use crate::{
     broker::{
         consumers::{self, ConsumerChange},
         overlay::describe,
     },
-    engine::{Context, Error, Outcome},
+    engine::{Context, Error, Stopped},
 };
 
-pub async fn run(
-    context: &Context,
-    subscription: &Subscription,
-    valid: &ValidSubscription,
-) -> Result<Stopped, Error> {
+pub async fn run(context: &Context, subscription: &Subscription, valid: &ValidSubscription) -> Result<Stopped, Error> {
     let name = valid.consumer.name.as_str();
     match consumers::ensure(&valid.broker, &valid.consumer).await {
         Ok(change) => {
             announce(context, subscription, name, change).await;
-            let verdict = if valid.consumer.paused {
-                let message = "spec.paused is true: nothing is delivered";
-                Verdict::good(ConditionType::Programmed, Reason::Paused, message)
+            Ok(if valid.consumer.paused {
+                Stopped::programmed(Reason::Paused, "spec.paused is true: nothing is delivered")
             } else {
-                let message = format!("consumer {name} of stream {}", valid.consumer.stream);
-                Verdict::good(ConditionType::Programmed, Reason::Programmed, message)
-            };
-            Ok(Stopped { verdicts: vec![accepted(), resolved_refs(), verdict], outcome: Outcome::Settled })
+                Stopped::programmed(Reason::Programmed, format!("consumer {name} of stream {}", valid.consumer.stream))
+            })
         }
-        Err(error) if error.is_temporary() || consumers::is_race(&error) => Err(Error::broker("program the consumer")(error)),
-        Err(error) => {
-            let verdict = Verdict::bad(ConditionType::Programmed, Reason::BrokerRefused, format!("consumer {name}: {error}"));
-            Ok(Stopped { verdicts: vec![accepted(), resolved_refs(), verdict], outcome: Outcome::Waiting })
+        Err(error) if error.is_temporary() || consumers::is_race(&error) => {
+            Err(Error::broker("program the consumer")(error))
         }
+        Err(error) => Ok(Stopped::not_programmed(Reason::BrokerRefused, format!("consumer {name}: {error}"))),
     }
 }
 
@@ -56,7 +42,8 @@ async fn announce(context: &Context, subscription: &Subscription, name: &str, ch
         ConsumerChange::Created => {}
         ConsumerChange::Updated(differences) if seen => {
             context.metrics.repaired("Subscription");
-            let note = format!("consumer {name} was changed by others and has been put back: {}", describe(&differences));
+            let note =
+                format!("consumer {name} was changed by others and has been put back: {}", describe(&differences));
             context.warn(subscription, "DriftRepaired", note).await;
         }
         ConsumerChange::Updated(differences) => {

@@ -8,14 +8,14 @@ mod validate;
 
 use std::sync::Arc;
 
-use eventmesh_crds::{Subscription, conditions::Verdict};
+use eventmesh_crds::Subscription;
 
 use crate::{
     engine::{Context, Controller, Error, Outcome, finalizer},
     refs::is_too_early,
 };
 
-pub use validate::check_filter;
+pub use validate::{Refusal, check_filter};
 
 pub struct SubscriptionController {
     context: Arc<Context>,
@@ -51,10 +51,4 @@ impl Controller for SubscriptionController {
         status::write(context, &subscription, stopped.verdicts, broker.as_deref()).await?;
         Ok(stopped.outcome)
     }
-}
-
-/// How far a pass came.
-struct Stopped {
-    verdicts: Vec<Verdict>,
-    outcome: Outcome,
 }

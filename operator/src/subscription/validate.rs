@@ -11,17 +11,17 @@ use eventmesh_crds::{
 };
 use eventmesh_wire::{names, subject::Pattern};
 use kube::{ResourceExt, core::Duration};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Stopped, resolve::Resolved};
+use super::resolve::Resolved;
 use crate::{
     broker::{
         MeshBroker,
-        api::Config,
+        api::{Config, object},
         consumers::{WantedConsumer, put_filter},
     },
     cache::{namespaced, topics::subjects_of},
-    engine::Outcome,
+    engine::Stopped,
 };
 
 /// Metadata of a consumer: which Subscription it belongs to.
@@ -29,6 +29,9 @@ pub const OWNER: &str = "eventmesh.dev/subscription";
 
 const ACK_WAIT: i64 = 30_000_000_000;
 const MAX_IN_FLIGHT: i32 = 1000;
+
+/// Why a spec cannot work, and what to do.
+pub type Refusal = (Reason, String);
 
 /// A Subscription that can be programmed.
 pub struct ValidSubscription {
@@ -41,22 +44,22 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
     let topic_name = &subscription.spec.topic.name;
     let (Some(topic), Some(mesh)) = (&resolved.topic, &resolved.mesh) else {
         let message = format!("Topic {namespace}/{topic_name} does not exist; waiting for it");
-        return Err(unresolved(Verdict::bad(ConditionType::ResolvedRefs, Reason::TopicNotFound, message)));
+        let verdict = Verdict::bad(ConditionType::ResolvedRefs, Reason::TopicNotFound, message);
+        return Err(Stopped::unresolved(verdict));
     };
-    let mesh = mesh.as_ref().map_err(|problem| unresolved(problem.verdict()))?;
+    let mesh = mesh.as_ref().map_err(|problem| Stopped::unresolved(problem.verdict()))?;
     if mesh.is_paused() {
-        return Err(waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
+        return Err(Stopped::waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
     }
-    let filter = accept(subscription, topic).map_err(|verdict| Stopped {
-        verdicts: vec![*verdict, resolved_refs(), Verdict::pending(ConditionType::Programmed)],
-        outcome: Outcome::Rejected,
-    })?;
+    let filter = accept(subscription, topic).map_err(|(reason, message)| Stopped::rejected(reason, message))?;
     let Some(broker) = mesh.broker.clone() else {
-        return Err(waiting(Reason::BrokerUnavailable, format!("waiting for the brokers of EventMesh {}", mesh.key)));
+        let message = format!("waiting for the brokers of EventMesh {}", mesh.key);
+        return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
     };
     let stream = names::stream(&namespace, topic_name);
     if broker.view().stream(&stream).is_none() {
-        return Err(waiting(Reason::TopicNotReady, format!("Topic {namespace}/{topic_name} has no stream yet")));
+        let message = format!("Topic {namespace}/{topic_name} has no stream yet");
+        return Err(Stopped::waiting(Reason::TopicNotReady, message));
     }
     let consumer = WantedConsumer {
         name: names::subscription_consumer(&namespace, &name),
@@ -68,45 +71,21 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
     Ok(ValidSubscription { broker, consumer })
 }
 
-fn unresolved(verdict: Verdict) -> Stopped {
-    Stopped {
-        verdicts: vec![Verdict::pending(ConditionType::Accepted), verdict, Verdict::pending(ConditionType::Programmed)],
-        outcome: Outcome::Waiting,
-    }
-}
-
-fn waiting(reason: Reason, message: String) -> Stopped {
-    Stopped {
-        verdicts: vec![
-            accepted(),
-            resolved_refs(),
-            Verdict { kind: ConditionType::Programmed, status: None, reason, message },
-        ],
-        outcome: Outcome::Waiting,
-    }
-}
-
-pub fn accepted() -> Verdict {
-    Verdict::good(ConditionType::Accepted, Reason::Accepted, "")
-}
-
-pub fn resolved_refs() -> Verdict {
-    Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "")
-}
-
 /// Checks a filter against the subjects of a Topic; also used for the outbound routes of Bridges.
-pub fn check_filter(filter: &[String], topic: &Topic) -> Result<Vec<Pattern>, (Reason, String)> {
+pub fn check_filter(filter: &[String], topic: &Topic) -> Result<Vec<Pattern>, Refusal> {
     let stored: Vec<Pattern> = subjects_of(topic).iter().filter_map(|s| Pattern::parse(s).ok()).collect();
     let mut patterns: Vec<Pattern> = Vec::with_capacity(filter.len());
     for subject in filter {
         let pattern = Pattern::parse(subject).map_err(|error| (Reason::InvalidSubject, error.to_string()))?;
         if !stored.iter().any(|stored| stored.contains(&pattern)) {
             let stored = stored.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
-            let message = format!("filter `{pattern}` is not within the subjects of Topic {}: {stored}", topic.name_any());
+            let message =
+                format!("filter `{pattern}` is not within the subjects of Topic {}: {stored}", topic.name_any());
             return Err((Reason::FilterOutsideTopic, message));
         }
         if let Some(other) = patterns.iter().find(|other| other.overlaps(&pattern)) {
-            let message = format!("filters `{other}` and `{pattern}` overlap; an event would count twice, so remove one of them");
+            let message =
+                format!("filters `{other}` and `{pattern}` overlap; an event would count twice, so remove one of them");
             return Err((Reason::InvalidSubject, message));
         }
         patterns.push(pattern);
@@ -114,15 +93,15 @@ pub fn check_filter(filter: &[String], topic: &Topic) -> Result<Vec<Pattern>, (R
     Ok(patterns)
 }
 
-fn accept(subscription: &Subscription, topic: &Topic) -> Result<Option<Vec<String>>, Box<Verdict>> {
-    let refuse = |reason, message: String| Box::new(Verdict::bad(ConditionType::Accepted, reason, message));
+fn accept(subscription: &Subscription, topic: &Topic) -> Result<Option<Vec<String>>, Refusal> {
     if let Some(filter) = &subscription.spec.filter {
-        check_filter(filter, topic).map_err(|(reason, message)| refuse(reason, message))?;
+        check_filter(filter, topic)?;
     }
     let position = subscription.spec.start_from.as_ref().map(|start| start.position);
     if is_work_queue(topic) && position.is_some_and(|position| position != StartPosition::All) {
-        let message = "startFrom must be All or absent: the Topic has retention WorkQueue, whose events all wait to be processed";
-        return Err(refuse(Reason::InvalidSpec, message.to_owned()));
+        let message =
+            "startFrom must be All or absent: the Topic has retention WorkQueue, whose events all wait to be processed";
+        return Err((Reason::InvalidSpec, message.to_owned()));
     }
     Ok(subscription.spec.filter.clone())
 }
@@ -153,7 +132,8 @@ fn config(subscription: &Subscription, filter: Option<&[String]>) -> Config {
 
 fn beginning(subscription: &Subscription, topic: &Topic) -> Config {
     let start = subscription.spec.start_from.as_ref();
-    let position = start.map_or(if is_work_queue(topic) { StartPosition::All } else { StartPosition::New }, |s| s.position);
+    let position =
+        start.map_or(if is_work_queue(topic) { StartPosition::All } else { StartPosition::New }, |s| s.position);
     object(match position {
         StartPosition::New => json!({ "deliver_policy": "new" }),
         StartPosition::All => json!({ "deliver_policy": "all" }),
@@ -170,16 +150,10 @@ fn nanoseconds(duration: &Duration) -> i64 {
     i64::try_from(std_duration(duration).as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn object(value: Value) -> Config {
-    match value {
-        Value::Object(map) => map,
-        _ => Config::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use serde_json::Value;
 
     use super::*;
 
@@ -222,7 +196,7 @@ mod tests {
     #[case(json!({}), "WorkQueue", None)]
     fn refuses(#[case] spec: Value, #[case] retention: &str, #[case] reason: Option<Reason>) {
         let result = accept(&subscription(&spec), &topic(retention));
-        assert_eq!(result.err().map(|verdict| verdict.reason), reason);
+        assert_eq!(result.err().map(|(reason, _)| reason), reason);
     }
 
     #[test]

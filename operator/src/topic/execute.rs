@@ -1,15 +1,12 @@
 //! Carries out the plan of a Topic: the only writes to the broker.
 
-use eventmesh_crds::{
-    Topic,
-    conditions::{ConditionType, Reason, Verdict},
-};
+use eventmesh_crds::{Topic, conditions::Reason};
 use tracing::info;
 
-use super::{Stopped, plan::Plan, validate::ValidTopic};
+use super::{plan::Plan, validate::ValidTopic};
 use crate::{
-    broker::{BrokerError, api::code, overlay::describe},
-    engine::{Context, Error, Outcome},
+    broker::{api::code, overlay::describe},
+    engine::{Context, Error, Stopped},
 };
 
 pub async fn run(context: &Context, topic: &Topic, valid: &ValidTopic, plan: Plan) -> Result<Stopped, Error> {
@@ -19,13 +16,13 @@ pub async fn run(context: &Context, topic: &Topic, valid: &ValidTopic, plan: Pla
         Plan::Observe => return Ok(programmed(valid, Reason::Observed)),
         Plan::Missing => {
             let message = format!("the broker holds no stream {stream}, and this Topic has managed: false");
-            return Ok(stopped(valid, Outcome::Waiting, Reason::StreamNotFound, message));
+            return Ok(Stopped::not_programmed(Reason::StreamNotFound, message));
         }
         Plan::Conflict => {
             let message = format!(
                 "stream {stream} was not made for a Topic; delete it, or set managed: false to report it without changing it"
             );
-            return Ok(stopped(valid, Outcome::Waiting, Reason::StreamConflict, message));
+            return Ok(Stopped::not_programmed(Reason::StreamConflict, message));
         }
         Plan::Create(config) => {
             let result = broker.create_stream(stream, &config).await;
@@ -54,7 +51,7 @@ pub async fn run(context: &Context, topic: &Topic, valid: &ValidTopic, plan: Pla
             Err(Error::broker("update the stream")(error))
         }
         Err(error) if error.is_temporary() => Err(Error::broker("program the stream")(error)),
-        Err(error) => Ok(refused(valid, &error)),
+        Err(error) => Ok(Stopped::not_programmed(Reason::BrokerRefused, format!("stream {stream}: {error}"))),
     }
 }
 
@@ -63,7 +60,9 @@ async fn announce_creation(context: &Context, topic: &Topic, valid: &ValidTopic)
     // The first creation is what everybody expects; one after that is a repair.
     if valid.programmed_before {
         context.metrics.repaired("Topic");
-        context.warn(topic, "StreamRecreated", format!("stream {} was missing and has been created again", valid.stream)).await;
+        context
+            .warn(topic, "StreamRecreated", format!("stream {} was missing and has been created again", valid.stream))
+            .await;
     }
 }
 
@@ -79,29 +78,6 @@ async fn announce_update(context: &Context, topic: &Topic, valid: &ValidTopic, d
     }
 }
 
-fn accepted(valid: &ValidTopic) -> Verdict {
-    if valid.warnings.is_empty() {
-        Verdict::good(ConditionType::Accepted, Reason::Accepted, "")
-    } else {
-        Verdict::good(ConditionType::Accepted, Reason::AcceptedWithWarning, valid.warnings.join("; "))
-    }
-}
-
-fn resolved_refs() -> Verdict {
-    Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "")
-}
-
 fn programmed(valid: &ValidTopic, reason: Reason) -> Stopped {
-    let verdict = Verdict::good(ConditionType::Programmed, reason, format!("stream {}", valid.stream));
-    Stopped { verdicts: vec![accepted(valid), resolved_refs(), verdict], outcome: Outcome::Settled }
-}
-
-fn stopped(valid: &ValidTopic, outcome: Outcome, reason: Reason, message: String) -> Stopped {
-    let verdict = Verdict::bad(ConditionType::Programmed, reason, message);
-    Stopped { verdicts: vec![accepted(valid), resolved_refs(), verdict], outcome }
-}
-
-fn refused(valid: &ValidTopic, error: &BrokerError) -> Stopped {
-    // Not final: what the broker objects to may be removed there.
-    stopped(valid, Outcome::Waiting, Reason::BrokerRefused, format!("stream {}: {error}", valid.stream))
+    Stopped::programmed(reason, format!("stream {}", valid.stream)).with_warnings(&valid.warnings)
 }

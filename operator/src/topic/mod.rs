@@ -12,7 +12,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use eventmesh_crds::{Topic, conditions::Verdict};
+use eventmesh_crds::Topic;
 
 use crate::{
     engine::{Context, Controller, Error, Outcome, finalizer},
@@ -56,10 +56,4 @@ impl Controller for TopicController {
         status::write(context, &topic, verdicts).await?;
         Ok(outcome)
     }
-}
-
-/// How far a pass came, when it could not go on.
-struct Stopped {
-    verdicts: Vec<Verdict>,
-    outcome: Outcome,
 }

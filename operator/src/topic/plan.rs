@@ -14,7 +14,10 @@ use crate::{
 #[derive(Debug, PartialEq)]
 pub enum Plan {
     Create(Config),
-    Update { config: Config, differences: Vec<Difference> },
+    Update {
+        config: Config,
+        differences: Vec<Difference>,
+    },
     Nothing,
     /// Not managed, and there it is.
     Observe,
@@ -57,19 +60,13 @@ fn is_ours(found: &Config) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-
-    fn config(value: Value) -> Config {
-        match value {
-            Value::Object(map) => map,
-            other => panic!("not an object: {other}"),
-        }
-    }
+    use crate::broker::api::object;
 
     fn wanted() -> Config {
-        config(json!({"name": "shop_accounts", "max_age": 5, "metadata": {OWNER: "shop/accounts"}}))
+        object(json!({"name": "shop_accounts", "max_age": 5, "metadata": {OWNER: "shop/accounts"}}))
     }
 
     #[test]
@@ -94,14 +91,17 @@ mod tests {
 
     #[test]
     fn does_not_touch_a_foreign_stream() {
-        let found = config(json!({"name": "shop_accounts", "max_age": 7}));
+        let found = object(json!({"name": "shop_accounts", "max_age": 7}));
         assert_eq!(decide(Some(&found), &wanted(), true, false), Plan::Conflict);
-        assert!(matches!(decide(Some(&found), &wanted(), true, true), Plan::Update { .. }), "ours, with its mark removed");
+        assert!(
+            matches!(decide(Some(&found), &wanted(), true, true), Plan::Update { .. }),
+            "ours, with its mark removed"
+        );
     }
 
     #[test]
     fn reports_and_never_changes_what_is_not_managed() {
-        let found = config(json!({"name": "shop_accounts", "max_age": 7}));
+        let found = object(json!({"name": "shop_accounts", "max_age": 7}));
         assert_eq!(decide(Some(&found), &wanted(), false, false), Plan::Observe);
         assert_eq!(decide(None, &wanted(), false, false), Plan::Missing);
     }

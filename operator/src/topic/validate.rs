@@ -5,21 +5,21 @@ use std::sync::Arc;
 use eventmesh_crds::{
     Topic,
     common::std_duration,
-    conditions::{ConditionType, Reason, Verdict},
+    conditions::Reason,
     quantity::ByteQuantity,
     topic::{Compression, Discard, RetentionPolicy, StorageType},
 };
 use eventmesh_wire::{names, subject::Pattern};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{
-    Stopped,
-    resolve::{Overlap, Resolved},
-};
+use super::resolve::{Overlap, Resolved};
 use crate::{
-    broker::{MeshBroker, api::Config},
+    broker::{
+        MeshBroker,
+        api::{Config, object},
+    },
     cache::{namespaced, topics::subjects_of},
-    engine::Outcome,
+    engine::Stopped,
     refs::ResolvedMesh,
 };
 
@@ -29,6 +29,9 @@ pub const OWNER_UID: &str = "eventmesh.dev/topic-uid";
 
 /// Default time in which an id is remembered.
 const DEDUPLICATION_WINDOW: i64 = 120_000_000_000;
+
+/// Why a spec cannot work, and what to do.
+type Refusal = (Reason, String);
 
 /// A Topic that can be programmed.
 pub struct ValidTopic {
@@ -44,24 +47,15 @@ pub struct ValidTopic {
 }
 
 pub fn run(topic: &Topic, resolved: &Resolved) -> Result<ValidTopic, Stopped> {
-    let mesh = match &resolved.mesh {
-        Ok(mesh) => mesh,
-        Err(problem) => {
-            return Err(stop(Outcome::Waiting, vec![
-                Verdict::pending(ConditionType::Accepted),
-                problem.verdict(),
-                Verdict::pending(ConditionType::Programmed),
-            ]));
-        }
-    };
+    let mesh = resolved.mesh.as_ref().map_err(|problem| Stopped::unresolved(problem.verdict()))?;
     if mesh.is_paused() {
-        return Err(waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
+        return Err(Stopped::waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
     }
-    let config = accept(topic, mesh, resolved.overlap.as_ref()).map_err(|verdict| {
-        stop(Outcome::Rejected, vec![*verdict, resolved_refs(), Verdict::pending(ConditionType::Programmed)])
-    })?;
+    let config = accept(topic, mesh, resolved.overlap.as_ref())
+        .map_err(|(reason, message)| Stopped::rejected(reason, message))?;
     let Some(broker) = mesh.broker.clone() else {
-        return Err(waiting(Reason::BrokerUnavailable, format!("waiting for the brokers of EventMesh {}", mesh.key)));
+        let message = format!("waiting for the brokers of EventMesh {}", mesh.key);
+        return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
     };
     let (namespace, name) = namespaced(topic);
     let stream = names::stream(&namespace, &name);
@@ -75,31 +69,14 @@ pub fn run(topic: &Topic, resolved: &Resolved) -> Result<ValidTopic, Stopped> {
     })
 }
 
-fn stop(outcome: Outcome, verdicts: Vec<Verdict>) -> Stopped {
-    Stopped { verdicts, outcome }
-}
-
-fn waiting(reason: Reason, message: String) -> Stopped {
-    stop(Outcome::Waiting, vec![
-        Verdict::good(ConditionType::Accepted, Reason::Accepted, ""),
-        resolved_refs(),
-        Verdict { kind: ConditionType::Programmed, status: None, reason, message },
-    ])
-}
-
-fn resolved_refs() -> Verdict {
-    Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "")
-}
-
-fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Result<Config, Box<Verdict>> {
-    let refuse = |reason, message: String| Box::new(Verdict::bad(ConditionType::Accepted, reason, message));
+fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Result<Config, Refusal> {
     let subjects = subjects_of(topic);
     let mut patterns = Vec::with_capacity(subjects.len());
     for subject in &subjects {
-        let pattern = Pattern::parse(subject).map_err(|error| refuse(Reason::InvalidSubject, error.to_string()))?;
+        let pattern = Pattern::parse(subject).map_err(|error| (Reason::InvalidSubject, error.to_string()))?;
         if let Some(other) = patterns.iter().find(|other| pattern.overlaps(other)) {
             let message = format!("subjects `{other}` and `{pattern}` of this Topic overlap; remove one of them");
-            return Err(refuse(Reason::InvalidSubject, message));
+            return Err((Reason::InvalidSubject, message));
         }
         patterns.push(pattern);
     }
@@ -110,15 +87,15 @@ fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Resu
             mesh.key,
             mesh.brokers()
         );
-        return Err(refuse(Reason::InvalidReplicas, message));
+        return Err((Reason::InvalidReplicas, message));
     }
     if let Some(Overlap { winner: (namespace, name), mine, theirs }) = overlap {
         let message = format!(
             "subject `{mine}` overlaps with `{theirs}` of Topic {namespace}/{name}, which is older; change the subjects of one of them"
         );
-        return Err(refuse(Reason::SubjectOverlap, message));
+        return Err((Reason::SubjectOverlap, message));
     }
-    build(topic, &subjects, replicas).map_err(|message| refuse(Reason::InvalidSpec, message))
+    build(topic, &subjects, replicas).map_err(|message| (Reason::InvalidSpec, message))
 }
 
 fn replicas(topic: &Topic, brokers: i32) -> i32 {
@@ -129,7 +106,8 @@ fn replicas(topic: &Topic, brokers: i32) -> i32 {
 fn warnings(topic: &Topic, mesh: &ResolvedMesh) -> Vec<String> {
     let mut warnings = Vec::new();
     if mesh.brokers() > 1 && replicas(topic, mesh.brokers()) == 1 {
-        warnings.push("storage.replicas is 1: the loss of one broker's volume loses the events of this Topic".to_owned());
+        warnings
+            .push("storage.replicas is 1: the loss of one broker's volume loses the events of this Topic".to_owned());
     }
     if topic.spec.storage.as_ref().and_then(|storage| storage.kind) == Some(StorageType::Memory) {
         warnings.push("storage.type is Memory: a restart of the brokers loses the events of this Topic".to_owned());
@@ -182,16 +160,14 @@ fn build(topic: &Topic, subjects: &[String], replicas: i32) -> Result<Config, St
         "sealed": false,
         "metadata": { OWNER: format!("{namespace}/{name}"), OWNER_UID: topic.metadata.uid },
     });
-    match value {
-        Value::Object(config) => Ok(config),
-        _ => Err("the configuration of a stream is an object".to_owned()),
-    }
+    Ok(object(value))
 }
 
 fn nanoseconds(field: &str, duration: Option<&kube::core::Duration>) -> Result<Option<i64>, String> {
     duration
         .map(|duration| {
-            i64::try_from(std_duration(duration).as_nanos()).map_err(|_| format!("{field} is longer than 292 years; leave it out for no limit"))
+            i64::try_from(std_duration(duration).as_nanos())
+                .map_err(|_| format!("{field} is longer than 292 years; leave it out for no limit"))
         })
         .transpose()
 }
@@ -199,6 +175,7 @@ fn nanoseconds(field: &str, duration: Option<&kube::core::Duration>) -> Result<O
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use serde_json::Value;
 
     use super::*;
 
@@ -260,8 +237,8 @@ mod tests {
     #[case(json!({"storage": {"replicas": 3}}), 1, Reason::InvalidReplicas)]
     #[case(json!({"retention": {"maxAge": "1m"}, "deduplicationWindow": "2m"}), 3, Reason::InvalidSpec)]
     fn refuses(#[case] spec: Value, #[case] brokers: i32, #[case] reason: Reason) {
-        let verdict = accept(&topic(&spec), &mesh(brokers), None).expect_err("refused");
-        assert_eq!(verdict.reason, reason, "{}", verdict.message);
+        let (found, message) = accept(&topic(&spec), &mesh(brokers), None).expect_err("refused");
+        assert_eq!(found, reason, "{message}");
     }
 
     #[test]
@@ -271,8 +248,8 @@ mod tests {
             mine: Pattern::parse("accounts.>").expect("valid"),
             theirs: Pattern::parse("accounts.*").expect("valid"),
         };
-        let verdict = accept(&topic(&json!({})), &mesh(3), Some(&overlap)).expect_err("refused");
-        assert_eq!(verdict.reason, Reason::SubjectOverlap);
-        assert!(verdict.message.contains("crm/all-accounts"), "{}", verdict.message);
+        let (reason, message) = accept(&topic(&json!({})), &mesh(3), Some(&overlap)).expect_err("refused");
+        assert_eq!(reason, Reason::SubjectOverlap);
+        assert!(message.contains("crm/all-accounts"), "{message}");
     }
 }

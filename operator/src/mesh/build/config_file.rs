@@ -99,9 +99,13 @@ pub fn auth(credentials: &Credentials) -> String {
              ]\n  \
            }}\n\
          }}\n",
-        system.user, system.password,
-        operator.user, operator.password,
-        bridge.user, bridge.password,
-        client.user, client.password,
+        system.user,
+        system.password,
+        operator.user,
+        operator.password,
+        bridge.user,
+        bridge.password,
+        client.user,
+        client.password,
     )
 }

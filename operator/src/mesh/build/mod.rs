@@ -5,9 +5,9 @@ mod budget;
 pub mod config_file;
 pub mod names;
 mod secrets;
+mod services;
 #[cfg(test)]
 mod snapshots;
-mod services;
 mod stateful_set;
 
 use std::collections::BTreeMap;
@@ -64,10 +64,7 @@ pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
 
 /// Labels that select the brokers of a mesh; never changed, since a StatefulSet's selector cannot be.
 fn selector(mesh: &ValidMesh) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        (INSTANCE.to_owned(), mesh.key.name.clone()),
-        (COMPONENT.to_owned(), "broker".to_owned()),
-    ])
+    BTreeMap::from([(INSTANCE.to_owned(), mesh.key.name.clone()), (COMPONENT.to_owned(), "broker".to_owned())])
 }
 
 fn labels(mesh: &ValidMesh) -> BTreeMap<String, String> {

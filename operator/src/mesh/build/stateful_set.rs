@@ -14,11 +14,10 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
-            HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim,
-            PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
-            SecretProjection, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
-            VolumeResourceRequirements,
+            ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, ExecAction, HTTPGetAction, KeyToPath,
+            Lifecycle, LifecycleHandler, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec,
+            Probe, ProjectedVolumeSource, ResourceRequirements, SecretProjection, TopologySpreadConstraint, Volume,
+            VolumeMount, VolumeProjection, VolumeResourceRequirements,
         },
     },
     apimachinery::pkg::{
@@ -31,8 +30,8 @@ use k8s_openapi::{
 use super::{
     super::validate::ValidMesh,
     config_file::{
-        AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_FILE, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY, MONITOR_PORT,
-        RUN_DIRECTORY,
+        AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_FILE, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY,
+        MONITOR_PORT, RUN_DIRECTORY,
     },
     labels, metadata, names, selector,
 };
@@ -123,17 +122,7 @@ fn container(mesh: &ValidMesh) -> Container {
         image: Some(mesh.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIRECTORY}/{BROKER_FILE}")]),
-        env: Some(vec![EnvVar {
-            name: "POD_NAME".to_owned(),
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "metadata.name".to_owned(),
-                    ..ObjectFieldSelector::default()
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        }]),
+        env: Some(vec![pods::name_variable()]),
         ports: Some(vec![port("nats", CLIENT_PORT), port("cluster", CLUSTER_PORT), port("monitor", MONITOR_PORT)]),
         resources: Some(mesh.resources.clone().unwrap_or_else(default_resources)),
         startup_probe: Some(probe("/healthz", 5, 120)),
@@ -142,10 +131,7 @@ fn container(mesh: &ValidMesh) -> Container {
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 exec: Some(ExecAction {
-                    command: Some(vec![
-                        "/nats-server".to_owned(),
-                        format!("--signal=ldm={RUN_DIRECTORY}/nats.pid"),
-                    ]),
+                    command: Some(vec!["/nats-server".to_owned(), format!("--signal=ldm={RUN_DIRECTORY}/nats.pid")]),
                 }),
                 ..LifecycleHandler::default()
             }),
@@ -201,8 +187,11 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
     let name = names::brokers(&mesh.key.name);
     let item = |file: &str| KeyToPath { key: file.to_owned(), path: file.to_owned(), ..KeyToPath::default() };
-    let config =
-        ConfigMapProjection { name: name.clone(), items: Some(vec![item(BROKER_FILE)]), ..ConfigMapProjection::default() };
+    let config = ConfigMapProjection {
+        name: name.clone(),
+        items: Some(vec![item(BROKER_FILE)]),
+        ..ConfigMapProjection::default()
+    };
     let auth = SecretProjection {
         name,
         items: Some(vec![item(AUTH_FILE), item(CLUSTER_FILE)]),
@@ -220,21 +209,13 @@ fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
             }),
             ..Volume::default()
         },
-        Volume {
-            name: "run".to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Volume::default()
-        },
+        Volume { name: "run".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
     ]
 }
 
 fn volume_claim(mesh: &ValidMesh) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
-        metadata: ObjectMeta {
-            name: Some("data".to_owned()),
-            labels: Some(selector(mesh)),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some("data".to_owned()), labels: Some(selector(mesh)), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: mesh.storage_class.clone(),
