@@ -82,6 +82,17 @@ fn one() -> i32 {
     1
 }
 
+impl BridgeSpec {
+    /// The Secrets that the spec names.
+    #[must_use]
+    pub fn secret_names(&self) -> Vec<&str> {
+        let Some(mqtt) = &self.endpoint.mqtt else { return Vec::new() };
+        let credentials = mqtt.credentials.as_ref().map(|credentials| credentials.secret.name.as_str());
+        let tls = mqtt.tls.as_ref().map(|tls| tls.secret.name.as_str());
+        credentials.into_iter().chain(tls).collect()
+    }
+}
+
 /// The system outside; exactly one kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.mqtt)").message("exactly one kind of endpoint must be set; this release knows `mqtt`"))]

@@ -94,6 +94,22 @@ pub struct Brokers {
     pub extra_config: Option<Map<String, Value>>,
 }
 
+impl Brokers {
+    /// Number of brokers, the default filled in.
+    #[must_use]
+    pub fn count(&self) -> i32 {
+        self.replicas.unwrap_or(3)
+    }
+
+    /// When events are forced to disk, the default filled in: one copy has nothing but its disk, several have each other.
+    #[must_use]
+    pub fn sync(&self) -> Sync {
+        let asked = self.storage.as_ref().and_then(|storage| storage.sync);
+        let several = std::time::Duration::from_secs(10);
+        asked.unwrap_or(if self.count() == 1 { Sync::Always } else { Sync::Interval(several.into()) })
+    }
+}
+
 /// The volume of each broker.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(

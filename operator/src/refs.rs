@@ -34,7 +34,7 @@ impl ResolvedMesh {
     /// Number of brokers that the mesh asks for.
     #[must_use]
     pub fn brokers(&self) -> i32 {
-        self.mesh.spec.brokers.replicas.unwrap_or(crate::mesh::DEFAULT_REPLICAS)
+        self.mesh.spec.brokers.count()
     }
 
     /// Whether the mesh's own spec tells the operator to leave everything as it is.

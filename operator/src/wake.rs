@@ -27,12 +27,8 @@ use crate::{
         mesh_key, namespaced,
         topics::TopicKey,
     },
+    labels,
 };
-
-/// The label that every pod of a mesh or a Bridge carries: name of the object it belongs to.
-pub const INSTANCE: &str = "app.kubernetes.io/instance";
-/// The label that says whether a pod is a broker or a bridge.
-pub const COMPONENT: &str = "app.kubernetes.io/component";
 
 /// The sending ends of the controllers' queues.
 #[derive(Clone)]
@@ -259,8 +255,7 @@ impl Rules {
             if let Observed::Applied(secret) | Observed::Deleted(secret) = &observed {
                 let (secret_namespace, secret) = namespaced(*secret);
                 self.bridges_where(|namespace, bridge| {
-                    namespace == secret_namespace
-                        && crate::bridge::resolve::secret_names(bridge).contains(&secret.as_str())
+                    namespace == secret_namespace && bridge.spec.secret_names().contains(&secret.as_str())
                 });
             }
             children(observed);
@@ -278,11 +273,10 @@ impl Rules {
 
     fn owner(&self, child: &ObjectMeta) {
         let namespace = child.namespace.clone().unwrap_or_default();
-        let labels = child.labels.as_ref();
-        let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+        let label = |name: &str| child.labels.as_ref().and_then(|all| all.get(name)).map(String::as_str);
         let owner =
             child.owner_references.iter().flatten().find(|owner| owner.api_version.starts_with("eventmesh.dev/"));
-        let (kind, name) = match (owner, label(COMPONENT), label(INSTANCE)) {
+        let (kind, name) = match (owner, label(labels::COMPONENT), label(labels::INSTANCE)) {
             (Some(owner), ..) => (owner.kind.as_str(), owner.name.clone()),
             (None, Some("broker"), Some(name)) => ("EventMesh", name.to_owned()),
             (None, Some("bridge"), Some(name)) => ("Bridge", name.to_owned()),

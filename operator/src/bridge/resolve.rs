@@ -6,7 +6,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use eventmesh_crds::{Bridge, Topic, bridge::InboundRoute};
-use eventmesh_wire::subject::Pattern;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -15,6 +14,7 @@ use crate::{
     engine::{Context, Error},
     mesh::{Credentials, read_credentials},
     refs::{MeshProblem, ResolvedMesh, resolve_mesh},
+    subjects::delivered_subjects,
 };
 
 /// Everything a pass over a Bridge reads.
@@ -29,15 +29,6 @@ pub struct Resolved {
     pub stores: BTreeMap<String, (String, String)>,
 }
 
-/// The Secrets that a Bridge names.
-#[must_use]
-pub fn secret_names(bridge: &Bridge) -> Vec<&str> {
-    let Some(mqtt) = &bridge.spec.endpoint.mqtt else { return Vec::new() };
-    let credentials = mqtt.credentials.as_ref().map(|credentials| credentials.secret.name.as_str());
-    let tls = mqtt.tls.as_ref().map(|tls| tls.secret.name.as_str());
-    credentials.into_iter().chain(tls).collect()
-}
-
 pub async fn run(context: &Context, bridge: &Bridge) -> Result<Resolved, Error> {
     let (namespace, _) = namespaced(bridge);
     let mesh = resolve_mesh(context, &bridge.spec.mesh, &namespace);
@@ -47,7 +38,7 @@ pub async fn run(context: &Context, bridge: &Bridge) -> Result<Resolved, Error> 
     };
     let secrets_api = Api::<Secret>::namespaced(context.client.clone(), &namespace);
     let mut secrets = BTreeMap::new();
-    for name in secret_names(bridge) {
+    for name in bridge.spec.secret_names() {
         let secret = secrets_api.get_opt(name).await.map_err(Error::kubernetes("read a Secret of the endpoint"))?;
         let data = secret.map(|secret| secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect());
         secrets.insert(name.to_owned(), data);
@@ -70,50 +61,9 @@ fn topic_names(bridge: &Bridge) -> impl Iterator<Item = &str> {
 fn stores(context: &Context, bridge: &Bridge, mesh: &ResolvedMesh) -> BTreeMap<String, (String, String)> {
     let index = context.cache.topic_index();
     let store = |route: &InboundRoute| {
-        let pattern = super::validate::delivered_subjects(&route.to)?;
+        let pattern = delivered_subjects(&route.to)?;
         let claim = index.containing(&mesh.key, &pattern).next()?;
         Some((route.name.clone(), claim.topic.clone()))
     };
     bridge.spec.inbound.iter().flatten().filter_map(store).collect()
-}
-
-/// First subject pattern of a Topic as a place for dead letters: wildcards are filled with where they come from.
-#[must_use]
-pub fn dead_letter_subject(topic: &Topic, namespace: &str, bridge: &str, route: &str) -> Option<String> {
-    let subjects = crate::cache::topics::subjects_of(topic);
-    let patterns: Vec<Pattern> = subjects.iter().filter_map(|subject| Pattern::parse(subject).ok()).collect();
-    // One that can tell where an event comes from is better than one that cannot.
-    let pattern = patterns.iter().find(|p| p.as_str().ends_with(".>")).or(patterns.first())?;
-    let mut fill = [namespace, bridge, route].into_iter().cycle();
-    let tokens: Vec<String> = pattern
-        .tokens()
-        .map(|token| match token {
-            "*" => fill.next().unwrap_or_default().to_owned(),
-            ">" => format!("{namespace}.{bridge}.{route}"),
-            literal => literal.to_owned(),
-        })
-        .collect();
-    Some(tokens.join("."))
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-    use serde_json::json;
-
-    use super::*;
-
-    #[rstest]
-    #[case(json!(null), "dead.a.b.r")]
-    #[case(json!(["letters"]), "letters")]
-    #[case(json!(["letters.*"]), "letters.a")]
-    #[case(json!(["letters", "more.>"]), "more.a.b.r")]
-    fn dead_letters_tell_where_they_come_from(#[case] subjects: serde_json::Value, #[case] expected: &str) {
-        let topic: Topic = serde_json::from_value(json!({
-            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "dead", "namespace": "a"},
-            "spec": {"mesh": {"name": "m"}, "subjects": subjects},
-        }))
-        .expect("a topic");
-        assert_eq!(dead_letter_subject(&topic, "a", "b", "r").as_deref(), Some(expected));
-    }
 }

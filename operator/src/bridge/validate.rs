@@ -7,31 +7,30 @@ use eventmesh_crds::{
     bridge::{BridgeState, Guarantee, InboundRoute, MqttEndpoint, MqttVersion, OutboundRoute, RouteStart},
     common::std_duration,
     conditions::{ConditionType, Reason, Verdict},
-    mesh::PodTemplate,
+    mesh::{PodTemplate, Sync},
 };
 use eventmesh_wire::{
     config::{self as wire, BridgeConfig},
     names,
     secret::Secret,
-    subject::Pattern,
     validate::{Problem, ProblemKind},
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::resolve::{Resolved, dead_letter_subject};
+use super::resolve::Resolved;
 use crate::{
     broker::{
         MeshBroker,
         api::object,
         consumers::{WantedConsumer, put_filter},
     },
-    cache::{mesh_key, namespaced, topics::subjects_of},
+    cache::{mesh_key, namespaced},
     engine::{Stopped, apply::owner_reference},
     mesh::{Credentials, build::names as mesh_names},
     refs::ResolvedMesh,
-    subscription::{Refusal, check_filter},
+    subjects::{Refusal, check_filter, dead_letter_subject, delivered_subjects, subjects_of},
 };
 
 /// Metadata of a consumer: which Bridge it belongs to.
@@ -56,13 +55,6 @@ pub struct ValidBridge {
     pub consumers: Vec<WantedConsumer>,
     pub resources: Option<ResourceRequirements>,
     pub pod_template: PodTemplate,
-}
-
-/// The subjects that an inbound route may deliver to: its `to` with a wildcard for each `{n}`.
-#[must_use]
-pub fn delivered_subjects(to: &str) -> Option<Pattern> {
-    let tokens: Vec<&str> = to.split('.').map(|token| if token.contains('{') { "*" } else { token }).collect();
-    Pattern::parse(&tokens.join(".")).ok()
 }
 
 pub fn run(bridge: &Bridge, resolved: &Resolved) -> Result<ValidBridge, Stopped> {
@@ -324,7 +316,7 @@ fn inbound(bridge: &Bridge, route: &InboundRoute, resolved: &Resolved, mesh: &Ev
         filter: route.filter.clone(),
         id_header: route.id_header.clone(),
         stream: store.map(|(namespace, topic)| names::stream(namespace, topic)).unwrap_or_default(),
-        ingest: if crate::mesh::syncs_always(mesh) { wire::Ingest::Atomic } else { wire::Ingest::Fast },
+        ingest: if mesh.spec.brokers.sync() == Sync::Always { wire::Ingest::Atomic } else { wire::Ingest::Fast },
         dead_letter_subject: dead_letter(bridge, &route.name, resolved),
     }
 }
@@ -369,22 +361,5 @@ fn reason(problem: &Problem) -> Reason {
         ProblemKind::Loop => Reason::LoopRefused,
         ProblemKind::Mapping => Reason::InvalidMapping,
         ProblemKind::Value => Reason::InvalidSpec,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("factory.line.{1}.temperature", Some("factory.line.*.temperature"))]
-    #[case("factory.x-{1}", Some("factory.*"))]
-    #[case("factory.all", Some("factory.all"))]
-    #[case("{1}.a", None)]
-    #[case("a..b", None)]
-    fn what_a_route_delivers_to(#[case] to: &str, #[case] expected: Option<&str>) {
-        assert_eq!(delivered_subjects(to).map(|pattern| pattern.to_string()).as_deref(), expected);
     }
 }

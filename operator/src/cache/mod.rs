@@ -21,10 +21,6 @@ use kube::{
 use crate::broker::MeshKey;
 use topics::TopicIndex;
 
-/// Label by which the operator finds its own children.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-pub const MANAGED_BY_VALUE: &str = "eventmesh-operator";
-
 /// The stores.
 pub struct Cache {
     pub meshes: Store<EventMesh>,

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use eventmesh_crds::Topic;
 use eventmesh_wire::subject::Pattern;
-use kube::ResourceExt;
 
 use super::{mesh_key, namespaced};
-use crate::broker::MeshKey;
+use crate::{broker::MeshKey, subjects::subjects_of};
 
 /// Namespace and name of a Topic.
 pub type TopicKey = (String, String);
@@ -30,15 +29,6 @@ pub struct TopicIndex {
     claims: BTreeMap<(MeshKey, String), BTreeMap<TopicKey, Claim>>,
     /// Where each Topic's claims are, to find them again when it changes or goes.
     places: BTreeMap<TopicKey, Vec<(MeshKey, String)>>,
-}
-
-/// The subjects that a Topic asks for.
-#[must_use]
-pub fn subjects_of(topic: &Topic) -> Vec<String> {
-    topic.spec.subjects.clone().unwrap_or_else(|| {
-        let name = topic.name_any();
-        vec![name.clone(), format!("{name}.>")]
-    })
 }
 
 impl TopicIndex {

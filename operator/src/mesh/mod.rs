@@ -19,10 +19,6 @@ use crate::{
 
 pub use credentials::Credentials;
 pub use resolve::read_credentials;
-pub use validate::syncs_always;
-
-/// Brokers of a mesh whose spec does not say.
-pub const DEFAULT_REPLICAS: i32 = 3;
 
 pub struct MeshController {
     context: Arc<Context>,

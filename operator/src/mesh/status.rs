@@ -10,12 +10,12 @@ use eventmesh_crds::{
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::ResourceExt;
 
-use super::{DEFAULT_REPLICAS, apply::Applied, build::names};
+use super::{apply::Applied, build::names};
 use crate::{
     broker::{MeshKey, health::Health},
     cache::{mesh_key, namespaced},
     engine::{Context, Error, apply},
-    wake::{COMPONENT, INSTANCE},
+    labels::{COMPONENT, INSTANCE},
 };
 
 /// Verdicts for a mesh that its user has paused.
@@ -53,7 +53,7 @@ pub fn programmed(context: &Context, mesh: &EventMesh, applied: &Applied) -> Vec
 }
 
 fn replicas(mesh: &EventMesh) -> usize {
-    usize::try_from(mesh.spec.brokers.replicas.unwrap_or(DEFAULT_REPLICAS)).unwrap_or_default()
+    usize::try_from(mesh.spec.brokers.count()).unwrap_or_default()
 }
 
 fn is_rolling(stateful_set: &StatefulSet) -> bool {

@@ -10,7 +10,6 @@ use eventmesh_crds::{
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use serde_json::{Map, Value};
 
-use super::DEFAULT_REPLICAS;
 use crate::{broker::MeshKey, cache::namespaced, engine::apply::owner_reference};
 
 /// Keys of the broker's configuration that the operator writes itself. The broker ignores case, and knows some by
@@ -70,7 +69,6 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
     let (namespace, name) = namespaced(mesh);
     let brokers = &mesh.spec.brokers;
     let storage = brokers.storage.clone().unwrap_or_default();
-    let replicas = brokers.replicas.unwrap_or(DEFAULT_REPLICAS);
     let default_size = "10Gi".parse().map_err(|message: String| refuse(Reason::InvalidSpec, message))?;
     let extra_config = brokers.extra_config.clone().unwrap_or_default();
     if let Some(key) =
@@ -82,12 +80,12 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
     Ok(ValidMesh {
         key: MeshKey { namespace, name },
         owner: owner_reference(mesh),
-        replicas,
+        replicas: brokers.count(),
         image: brokers.image.clone().unwrap_or_else(|| default_image.to_owned()),
         storage_size: storage.size.unwrap_or(default_size),
         storage_class: storage.class_name,
         when_deleted: storage.when_deleted.unwrap_or(WhenDeleted::Retain),
-        sync_interval: sync_interval(storage.sync, replicas),
+        sync_interval: sync_interval(brokers.sync()),
         resources: brokers.resources.clone(),
         pod_template: brokers.pod_template.clone().unwrap_or_default(),
         settings: brokers.settings.clone().unwrap_or_default(),
@@ -102,21 +100,11 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
     })
 }
 
-/// Whether the brokers of a mesh force each event to disk before they acknowledge it.
-#[must_use]
-pub fn syncs_always(mesh: &EventMesh) -> bool {
-    let brokers = &mesh.spec.brokers;
-    let sync = brokers.storage.as_ref().and_then(|storage| storage.sync);
-    sync_interval(sync, brokers.replicas.unwrap_or(DEFAULT_REPLICAS)) == "always"
-}
-
-/// One copy has nothing but its disk; several copies have each other.
-fn sync_interval(sync: Option<Sync>, replicas: i32) -> String {
+/// In the broker's notation.
+fn sync_interval(sync: Sync) -> String {
     match sync {
-        Some(Sync::Always) => "always".to_owned(),
-        Some(Sync::Interval(interval)) => format!("{}ms", std_duration(&interval).as_millis()),
-        None if replicas == 1 => "always".to_owned(),
-        None => "10s".to_owned(),
+        Sync::Always => "always".to_owned(),
+        Sync::Interval(interval) => format!("{}ms", std_duration(&interval).as_millis()),
     }
 }
 
@@ -150,7 +138,7 @@ mod tests {
 
     #[rstest]
     #[case(json!({"replicas": 1}), "always")]
-    #[case(json!({}), "10s")]
+    #[case(json!({}), "10000ms")]
     #[case(json!({"storage": {"sync": "Always"}}), "always")]
     #[case(json!({"replicas": 1, "storage": {"sync": "2m"}}), "120000ms")]
     fn one_copy_syncs_always(#[case] brokers: Value, #[case] expected: &str) {

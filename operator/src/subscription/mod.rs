@@ -15,8 +15,6 @@ use crate::{
     refs::is_too_early,
 };
 
-pub use validate::{Refusal, check_filter};
-
 pub struct SubscriptionController {
     context: Arc<Context>,
 }

@@ -9,8 +9,8 @@ use eventmesh_crds::{
     subscription::StartPosition,
     topic::RetentionPolicy,
 };
-use eventmesh_wire::{names, subject::Pattern};
-use kube::{ResourceExt, core::Duration};
+use eventmesh_wire::names;
+use kube::core::Duration;
 use serde_json::json;
 
 use super::resolve::Resolved;
@@ -20,8 +20,9 @@ use crate::{
         api::{Config, object},
         consumers::{WantedConsumer, put_filter},
     },
-    cache::{namespaced, topics::subjects_of},
+    cache::namespaced,
     engine::Stopped,
+    subjects::{Refusal, check_filter},
 };
 
 /// Metadata of a consumer: which Subscription it belongs to.
@@ -29,9 +30,6 @@ pub const OWNER: &str = "eventmesh.dev/subscription";
 
 const ACK_WAIT: i64 = 30_000_000_000;
 const MAX_IN_FLIGHT: i32 = 1000;
-
-/// Why a spec cannot work, and what to do.
-pub type Refusal = (Reason, String);
 
 /// A Subscription that can be programmed.
 pub struct ValidSubscription {
@@ -69,28 +67,6 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
         paused: subscription.spec.paused == Some(true),
     };
     Ok(ValidSubscription { broker, consumer })
-}
-
-/// Checks a filter against the subjects of a Topic; also used for the outbound routes of Bridges.
-pub fn check_filter(filter: &[String], topic: &Topic) -> Result<Vec<Pattern>, Refusal> {
-    let stored: Vec<Pattern> = subjects_of(topic).iter().filter_map(|s| Pattern::parse(s).ok()).collect();
-    let mut patterns: Vec<Pattern> = Vec::with_capacity(filter.len());
-    for subject in filter {
-        let pattern = Pattern::parse(subject).map_err(|error| (Reason::InvalidSubject, error.to_string()))?;
-        if !stored.iter().any(|stored| stored.contains(&pattern)) {
-            let stored = stored.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
-            let message =
-                format!("filter `{pattern}` is not within the subjects of Topic {}: {stored}", topic.name_any());
-            return Err((Reason::FilterOutsideTopic, message));
-        }
-        if let Some(other) = patterns.iter().find(|other| other.overlaps(&pattern)) {
-            let message =
-                format!("filters `{other}` and `{pattern}` overlap; an event would count twice, so remove one of them");
-            return Err((Reason::InvalidSubject, message));
-        }
-        patterns.push(pattern);
-    }
-    Ok(patterns)
 }
 
 fn accept(subscription: &Subscription, topic: &Topic) -> Result<Option<Vec<String>>, Refusal> {

@@ -18,9 +18,10 @@ use crate::{
         MeshBroker,
         api::{Config, object},
     },
-    cache::{namespaced, topics::subjects_of},
+    cache::namespaced,
     engine::Stopped,
     refs::ResolvedMesh,
+    subjects::{Refusal, subjects_of},
 };
 
 /// Metadata of a stream: which Topic it belongs to.
@@ -29,9 +30,6 @@ pub const OWNER_UID: &str = "eventmesh.dev/topic-uid";
 
 /// Default time in which an id is remembered.
 const DEDUPLICATION_WINDOW: i64 = 120_000_000_000;
-
-/// Why a spec cannot work, and what to do.
-type Refusal = (Reason, String);
 
 /// A Topic that can be programmed.
 pub struct ValidTopic {

@@ -16,7 +16,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{super::validate::ValidBridge, CONFIG_FILE, child_name, labels, metadata, selector};
+use super::{super::validate::ValidBridge, CONFIG_FILE, all_labels, child_name, metadata, selector};
 use crate::pods;
 
 const CONFIG_DIRECTORY: &str = "/etc/eventmesh";
@@ -44,7 +44,7 @@ pub fn run(bridge: &ValidBridge, image: &str) -> Deployment {
 fn template(bridge: &ValidBridge, image: &str) -> PodTemplateSpec {
     let user = &bridge.pod_template;
     let mut pod_labels = user.labels.clone().unwrap_or_default();
-    pod_labels.extend(labels(bridge));
+    pod_labels.extend(all_labels(bridge));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(pod_labels),

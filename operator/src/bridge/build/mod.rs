@@ -15,11 +15,7 @@ use k8s_openapi::{
 };
 
 use super::validate::ValidBridge;
-use crate::{
-    cache::{MANAGED_BY, MANAGED_BY_VALUE},
-    mesh::build::MESH_LABEL,
-    wake::{COMPONENT, INSTANCE},
-};
+use crate::labels;
 
 /// Key of the configuration in the Secret, and name of the file in the pods.
 pub const CONFIG_FILE: &str = "config.json";
@@ -62,25 +58,28 @@ pub fn run(bridge: &ValidBridge, image: &str) -> Desired {
 /// Labels that select the pods of a Bridge; never changed, since a Deployment's selector cannot be.
 #[must_use]
 pub fn selector(bridge: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(INSTANCE.to_owned(), bridge.to_owned()), (COMPONENT.to_owned(), "bridge".to_owned())])
+    BTreeMap::from([
+        (labels::INSTANCE.to_owned(), bridge.to_owned()),
+        (labels::COMPONENT.to_owned(), "bridge".to_owned()),
+    ])
 }
 
-fn labels(bridge: &ValidBridge) -> BTreeMap<String, String> {
-    let mut labels = selector(&bridge.name);
-    labels.extend([
-        ("app.kubernetes.io/name".to_owned(), "eventmesh-bridge".to_owned()),
-        ("app.kubernetes.io/part-of".to_owned(), "eventmesh".to_owned()),
-        (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
-        (MESH_LABEL.to_owned(), bridge.mesh.clone()),
+fn all_labels(bridge: &ValidBridge) -> BTreeMap<String, String> {
+    let mut all = selector(&bridge.name);
+    all.extend([
+        (labels::NAME.to_owned(), "eventmesh-bridge".to_owned()),
+        (labels::PART_OF.to_owned(), labels::PART_OF_VALUE.to_owned()),
+        (labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_VALUE.to_owned()),
+        (labels::MESH.to_owned(), bridge.mesh.clone()),
     ]);
-    labels
+    all
 }
 
 fn metadata(bridge: &ValidBridge) -> ObjectMeta {
     ObjectMeta {
         name: Some(child_name(&bridge.name)),
         namespace: Some(bridge.namespace.clone()),
-        labels: Some(labels(bridge)),
+        labels: Some(all_labels(bridge)),
         owner_references: Some(vec![bridge.owner.clone()]),
         ..ObjectMeta::default()
     }

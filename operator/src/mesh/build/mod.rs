@@ -23,13 +23,7 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use super::{Credentials, validate::ValidMesh};
-use crate::{
-    cache::{MANAGED_BY, MANAGED_BY_VALUE},
-    wake::{COMPONENT, INSTANCE},
-};
-
-/// Label that names the mesh on everything that belongs to it.
-pub const MESH_LABEL: &str = "eventmesh.dev/mesh";
+use crate::labels;
 
 /// Everything a mesh consists of, in the order in which it is applied: what is mounted comes before the pods.
 pub struct Desired {
@@ -64,25 +58,28 @@ pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
 
 /// Labels that select the brokers of a mesh; never changed, since a StatefulSet's selector cannot be.
 fn selector(mesh: &ValidMesh) -> BTreeMap<String, String> {
-    BTreeMap::from([(INSTANCE.to_owned(), mesh.key.name.clone()), (COMPONENT.to_owned(), "broker".to_owned())])
+    BTreeMap::from([
+        (labels::INSTANCE.to_owned(), mesh.key.name.clone()),
+        (labels::COMPONENT.to_owned(), "broker".to_owned()),
+    ])
 }
 
-fn labels(mesh: &ValidMesh) -> BTreeMap<String, String> {
-    let mut labels = selector(mesh);
-    labels.extend([
-        ("app.kubernetes.io/name".to_owned(), "nats".to_owned()),
-        ("app.kubernetes.io/part-of".to_owned(), "eventmesh".to_owned()),
-        (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
-        (MESH_LABEL.to_owned(), mesh.key.name.clone()),
+fn all_labels(mesh: &ValidMesh) -> BTreeMap<String, String> {
+    let mut all = selector(mesh);
+    all.extend([
+        (labels::NAME.to_owned(), "nats".to_owned()),
+        (labels::PART_OF.to_owned(), labels::PART_OF_VALUE.to_owned()),
+        (labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_VALUE.to_owned()),
+        (labels::MESH.to_owned(), mesh.key.name.clone()),
     ]);
-    labels
+    all
 }
 
 fn metadata(mesh: &ValidMesh, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(mesh.key.namespace.clone()),
-        labels: Some(labels(mesh)),
+        labels: Some(all_labels(mesh)),
         owner_references: Some(vec![mesh.owner.clone()]),
         ..ObjectMeta::default()
     }

@@ -29,11 +29,12 @@ use k8s_openapi::{
 
 use super::{
     super::validate::ValidMesh,
+    all_labels,
     config_file::{
         AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_FILE, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY,
         MONITOR_PORT, RUN_DIRECTORY,
     },
-    labels, metadata, names, selector,
+    metadata, names, selector,
 };
 use crate::pods;
 
@@ -77,7 +78,7 @@ fn template(mesh: &ValidMesh, config_hash: &str) -> PodTemplateSpec {
     let mut annotations: BTreeMap<String, String> = user.annotations.clone().unwrap_or_default();
     annotations.insert(CONFIG_HASH.to_owned(), config_hash.to_owned());
     let mut pod_labels = user.labels.clone().unwrap_or_default();
-    pod_labels.extend(labels(mesh));
+    pod_labels.extend(all_labels(mesh));
     let name = names::brokers(&mesh.key.name);
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
