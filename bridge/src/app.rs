@@ -108,6 +108,9 @@ impl App {
             if let Some(running) = self.running.take() {
                 running.stop().await;
             }
+            if next.config.mesh != self.loaded.config.mesh {
+                self.mesh.abandon();
+            }
             self.mesh = mesh;
             self.running = match Running::start(&next.config, &self.mesh, &self.library) {
                 Ok(running) => running,

@@ -37,6 +37,8 @@ pub struct Books {
     dead_lettered: AtomicU64,
     dropped: AtomicU64,
     in_flight: AtomicU64,
+    /// Events in flight that met an obstacle and are not past it yet.
+    held_up: AtomicU64,
     retries: AtomicU64,
     restarts: AtomicU64,
     /// One more than the lag, 0 while it is unknown.
@@ -61,6 +63,7 @@ impl Books {
             dead_lettered: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
+            held_up: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             lag: AtomicU64::new(0),
@@ -88,6 +91,17 @@ impl Books {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
+    /// An event in flight met an obstacle; see [`crate::event::Receipt::held_up`].
+    pub(crate) fn hold_up(&self, problem: &str) {
+        self.note(problem);
+        self.held_up.fetch_add(1, Relaxed);
+    }
+
+    /// An event that met an obstacle is past it, or is no longer here.
+    pub(crate) fn let_go(&self) {
+        self.held_up.fetch_sub(1, Relaxed);
+    }
+
     pub fn retried(&self, events: u64) {
         self.retries.fetch_add(events, Relaxed);
     }
@@ -100,7 +114,7 @@ impl Books {
         self.lag.store(lag.map_or(0, |lag| lag.saturating_add(1)), Relaxed);
     }
 
-    /// Something is in the way, and this is what.
+    /// Something is in the way of the route as such, and this is what. It lasts until [`Books::clear`].
     pub fn obstructed(&self, obstacle: Obstacle, message: impl Into<String>) {
         self.note(message);
         self.with_trouble(|trouble| trouble.obstacle = Some(obstacle));
@@ -123,9 +137,11 @@ impl Books {
         change(&mut self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
+    /// What the route as such met, or else what its events in flight meet: that ends with the last of them.
     #[must_use]
     pub fn obstacle(&self) -> Option<Obstacle> {
-        self.with_trouble(|trouble| trouble.obstacle)
+        let held_up = self.held_up.load(Relaxed) > 0;
+        self.with_trouble(|trouble| trouble.obstacle).or(held_up.then_some(Obstacle::Blocked))
     }
 
     #[must_use]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::backoff::Backoff;
-use crate::books::{Books, Obstacle, Outcome};
+use crate::books::{Books, Outcome};
 use crate::event::Delivery;
 use crate::mesh::Mesh;
 
@@ -23,8 +23,9 @@ pub struct DeadLetters {
 }
 
 /// Stores the event as a dead letter, however long it takes, and settles it then.
-pub fn spawn(dead_letters: Arc<DeadLetters>, mesh: Mesh, delivery: Delivery, cause: String) {
-    tokio::spawn(async move {
+pub fn spawn(dead_letters: Arc<DeadLetters>, mesh: Mesh, mut delivery: Delivery, cause: String) {
+    let abandoned = mesh.clone();
+    let store = async move {
         let letters = letters(&dead_letters, &delivery, &cause, mesh.client.max_payload());
         let context = jetstream::new(mesh.client.clone());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
@@ -39,12 +40,18 @@ pub fn spawn(dead_letters: Arc<DeadLetters>, mesh: Mesh, delivery: Delivery, cau
                 };
                 let Err(error) = stored else { break };
                 let message = format!("can not store a dead letter at `{}`: {error}", dead_letters.subject);
-                dead_letters.books.obstructed(Obstacle::Blocked, message);
+                delivery.receipt.held_up(&message);
                 tokio::time::sleep(backoff.next_wait()).await;
             }
         }
-        dead_letters.books.clear();
         delivery.receipt.settle(Outcome::DeadLettered);
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = store => {},
+            // The event is given back.
+            () = abandoned.abandoned() => {},
+        }
     });
 }
 
@@ -93,6 +100,7 @@ fn header_text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use eventmesh_wire::config::Guarantee;
     use eventmesh_wire::report::Direction;
 
     use super::*;
@@ -116,7 +124,7 @@ mod tests {
             payload: payload.clone(),
             retain: false,
             tries: 2,
-            receipt: Receipt::new(&books, Box::new(Nothing)),
+            receipt: Receipt::new(&books, Box::new(Nothing), Guarantee::AtLeastOnce),
         };
         let parts = letters(&DeadLetters { subject: "dead".into(), books }, &delivery, "too\nlarge", 24 * 1024);
         let joined: Vec<u8> = parts.iter().flat_map(|(_, part)| part.to_vec()).collect();

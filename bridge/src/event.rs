@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use eventmesh_wire::config::Guarantee;
 
 use crate::books::{Books, Outcome};
 
@@ -23,26 +24,56 @@ pub trait Acknowledge: Send + Sync {
     fn give_back(&mut self);
 }
 
-/// Proof that an event was received. It is settled exactly once; dropping it unsettled gives the event back.
+/// Proof that an event was received. It is settled exactly once; dropping it unsettled gives the event back;
+/// with the guarantee `AtMostOnce` the source has nothing to give again, so there the event is dropped, and counted so.
 pub struct Receipt {
     books: Arc<Books>,
     source: Option<Box<dyn Acknowledge>>,
+    guarantee: Guarantee,
+    held_up: bool,
 }
 
 impl Receipt {
     /// Counts the event as received.
     #[must_use]
-    pub fn new(books: &Arc<Books>, source: Box<dyn Acknowledge>) -> Self {
+    pub fn new(books: &Arc<Books>, source: Box<dyn Acknowledge>, guarantee: Guarantee) -> Self {
         books.receive();
-        Self { books: Arc::clone(books), source: Some(source) }
+        Self { books: Arc::clone(books), source: Some(source), guarantee, held_up: false }
+    }
+
+    /// The event met an obstacle; its route counts as blocked until it is settled or given back.
+    pub fn held_up(&mut self, problem: &str) {
+        if self.held_up {
+            self.books.note(problem);
+        } else {
+            self.held_up = true;
+            self.books.hold_up(problem);
+        }
     }
 
     /// The books first, then the source: whoever sees the acknowledgement finds the event counted.
     pub fn settle(mut self, outcome: Outcome) {
-        if let Some(mut source) = self.source.take() {
+        self.end(Some(outcome));
+    }
+
+    fn end(&mut self, outcome: Option<Outcome>) {
+        let Some(mut source) = self.source.take() else { return };
+        if self.held_up {
+            self.books.let_go();
+        }
+        if let Some(outcome) = outcome {
             self.books.settle(outcome);
             source.confirm();
+        } else {
+            self.books.give_back();
+            source.give_back();
         }
+    }
+
+    /// Whether the source has forgotten the event already.
+    #[must_use]
+    pub fn at_most_once(&self) -> bool {
+        self.guarantee == Guarantee::AtMostOnce
     }
 
     pub fn books(&self) -> &Arc<Books> {
@@ -52,10 +83,8 @@ impl Receipt {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(mut source) = self.source.take() {
-            self.books.give_back();
-            source.give_back();
-        }
+        let outcome = self.at_most_once().then_some(Outcome::Dropped);
+        self.end(outcome);
     }
 }
 
@@ -84,4 +113,49 @@ pub struct Delivery {
 /// on their way, so a sink never refuses one.
 pub trait Sink: Send + Sync {
     fn send(&self, delivery: Delivery);
+}
+
+#[cfg(test)]
+mod tests {
+    use eventmesh_wire::report::Direction;
+
+    use super::*;
+    use crate::books::Obstacle;
+
+    struct Nothing;
+
+    impl Acknowledge for Nothing {
+        fn confirm(&mut self) {}
+        fn give_back(&mut self) {}
+    }
+
+    fn receipt(books: &Arc<Books>, guarantee: Guarantee) -> Receipt {
+        Receipt::new(books, Box::new(Nothing), guarantee)
+    }
+
+    #[test]
+    fn an_obstacle_ends_with_the_last_event_that_met_it() {
+        let books = Arc::new(Books::new("r", Direction::Inbound));
+        let (mut first, mut second) =
+            (receipt(&books, Guarantee::AtLeastOnce), receipt(&books, Guarantee::AtLeastOnce));
+        let untroubled = receipt(&books, Guarantee::AtLeastOnce);
+        first.held_up("full");
+        first.held_up("still full");
+        second.held_up("full");
+        untroubled.settle(Outcome::Delivered);
+        first.settle(Outcome::Delivered);
+        assert_eq!(books.obstacle(), Some(Obstacle::Blocked));
+        drop(second);
+        assert_eq!(books.obstacle(), None);
+        assert!(books.counters().balances());
+    }
+
+    #[test]
+    fn only_at_most_once_drops() {
+        let books = Arc::new(Books::new("r", Direction::Inbound));
+        drop(receipt(&books, Guarantee::AtLeastOnce));
+        assert_eq!((books.counters().received, books.counters().dropped), (0, 0));
+        drop(receipt(&books, Guarantee::AtMostOnce));
+        assert_eq!((books.counters().received, books.counters().dropped), (1, 1));
+    }
 }

@@ -1,5 +1,6 @@
 //! Order, redelivery and balance of the ledger.
 
+use eventmesh_wire::config::Guarantee;
 use eventmesh_wire::report::Direction;
 use proptest::prelude::*;
 
@@ -103,7 +104,7 @@ proptest! {
     fn the_books_balance_and_every_settled_event_is_acknowledged_once(order in Just((0..20_usize).collect::<Vec<_>>()).prop_shuffle(), outcomes in prop::collection::vec(0..5_u8, 20)) {
         let bench = Bench::new();
         let books = Arc::new(Books::new("r", Direction::Inbound));
-        let mut receipts: Vec<Option<Receipt>> = (0..20_u16).map(|packet| Some(Receipt::new(&books, Box::new(bench.enter(packet + 1, false, "x").unwrap())))).collect();
+        let mut receipts: Vec<Option<Receipt>> = (0..20_u16).map(|packet| Some(Receipt::new(&books, Box::new(bench.enter(packet + 1, false, "x").unwrap()), Guarantee::AtLeastOnce))).collect();
         for index in order {
             let receipt = receipts[index].take().unwrap();
             match outcomes[index] {

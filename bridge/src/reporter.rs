@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::books::{Books, Obstacle};
 use crate::endpoint::mqtt::LinkState;
+use crate::mesh::MeshError;
 
 /// The latest report, for whoever asks: the admin port.
 #[derive(Clone, Default)]
@@ -35,7 +36,7 @@ pub struct Situation<'a> {
     pub paused: bool,
     pub mesh_connected: bool,
     /// What the mesh last said against the bridge.
-    pub mesh_error: Option<String>,
+    pub mesh_error: Option<MeshError>,
     pub endpoint: LinkState,
     pub books: Vec<Arc<Books>>,
 }
@@ -103,7 +104,8 @@ fn state(situation: &Situation<'_>, books: &Books) -> RouteState {
     if situation.paused {
         return RouteState::Paused;
     }
-    if situation.endpoint.refused {
+    let mesh_refuses = situation.mesh_error.as_ref().is_some_and(|error| error.refused);
+    if situation.endpoint.refused || (!situation.mesh_connected && mesh_refuses) {
         return RouteState::Failed;
     }
     if !situation.mesh_connected || !situation.endpoint.connected {
@@ -120,7 +122,8 @@ fn route_report(situation: &Situation<'_>, books: &Books, state: RouteState, sin
     // What keeps a side away is what keeps the route away.
     let endpoint = situation.endpoint.last_error.clone();
     let mesh = situation.mesh_error.as_ref().filter(|_| !situation.mesh_connected);
-    let mesh = mesh.map(|message| LastError { message: format!("the mesh is not connected: {message}"), at: since });
+    let mesh =
+        mesh.map(|error| LastError { message: format!("the mesh is not connected: {}", error.message), at: since });
     let last_error = match books.last_error() {
         _ if mesh.is_some() => mesh,
         Some(own) if endpoint.as_ref().is_none_or(|other| other.at <= own.at) => Some(own),
@@ -190,6 +193,18 @@ mod tests {
         situation.endpoint.connected = endpoint;
         situation.paused = paused;
         assert_eq!(state(&situation, &books), expected);
+    }
+
+    #[test]
+    fn a_mesh_that_refuses_the_bridge_fails_the_route_and_is_told() {
+        let books = Arc::new(Books::new("r", Direction::Inbound));
+        let mut situation = situation(&config(), &books);
+        situation.mesh_error = Some(MeshError { message: "it refuses the password".into(), refused: true });
+        assert_eq!(state(&situation, &books), RouteState::Running, "an old refusal is history");
+        situation.mesh_connected = false;
+        let (report, _) = Reporter::new("pod".into()).report(&situation, Timestamp::from_second(1).unwrap());
+        assert_eq!(report.routes[0].state, RouteState::Failed);
+        assert!(report.routes[0].last_error.as_ref().unwrap().message.contains("refuses the password"));
     }
 
     #[test]

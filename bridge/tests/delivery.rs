@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Outside, World, balanced, running, start};
+use common::hanging::{HangingBroker, Hangs};
+use common::{Outside, World, balanced, complete, running, start};
 use eventmesh_tests::process::nats::{api, create_stream};
 use eventmesh_tests::wait::eventually;
 use eventmesh_wire::report::RouteState;
@@ -36,6 +37,49 @@ async fn events_cross_both_ways(#[case] version: &str) {
     let message = &world.messages("IN").await[0];
     assert_eq!(message.subject.as_str(), "in.7.t");
     assert_eq!(message.headers.as_ref().unwrap().get("Em-Bridge").unwrap().as_str(), common::UID);
+}
+
+/// The permissions that the operator gives a bridge: streams and consumers are not its own.
+const BRIDGE_USER: &str = r#"
+no_auth_user: admin
+authorization { users: [
+  { user: admin, password: admin }
+  { user: bridge, password: secret, permissions: { publish: { deny: [
+    "$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>",
+    "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.SNAPSHOT.>", "$JS.API.STREAM.MSG.DELETE.>",
+    "$JS.API.CONSUMER.DURABLE.CREATE.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.>"
+  ] } } }
+] }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_permissions_of_a_bridge_user_suffice() {
+    let world = World::with(BRIDGE_USER, "").await;
+    let mut outside = Outside::connect(world.mosquitto.port, "outside", "set/#").await;
+    let mut config = world.config("V5");
+    config["mesh"]["username"] = json!("bridge");
+    config["mesh"]["password"] = json!("secret");
+    config["inbound"].as_array_mut().unwrap().push(json!({"name": "odd", "from": "odd/+", "to": "in.{1}.odd",
+        "stream": "IN", "filter": "event.data.number > 1", "deadLetterSubject": "dead.letters"}));
+    let bridge = start(&config);
+    running(&bridge, &["in", "out", "odd"]).await;
+    outside.publish("line/7/t", "i", 0..500).await;
+    outside.publish("odd/7", "no number ", 0..1).await;
+    world.publish_mesh("o", 0..500).await;
+    world.holds_all("IN", "i", 500).await;
+    assert_eq!(outside.receives_all("o", 500).await, 0);
+    bridge.route("odd", "dead letter", |route| route.counters.dead_lettered == 1).await.unwrap();
+    for route in ["in", "out"] {
+        complete(&bridge.route(route, "delivered events", |route| route.counters.delivered == 500).await.unwrap());
+    }
+    // A missing stream is asked about, which must be allowed too.
+    api(&world.client, "STREAM.DELETE.IN", &json!({})).await.unwrap();
+    outside.publish("line/7/t", "late", 0..1).await;
+    bridge.route("in", "word about the stream", |route| common::says(route, "there is no stream `IN`")).await.unwrap();
+    create_stream(&world.client, "IN", &["in.>"], &json!({})).await.unwrap();
+    world.holds_all("IN", "late", 1).await;
+    let log = bridge.child.log_tail(usize::MAX).to_lowercase();
+    assert!(!log.contains("permissions violation"), "{log}");
 }
 
 #[rstest]
@@ -75,6 +119,58 @@ async fn at_most_once_drops_and_says_so() {
         .await
         .unwrap();
     assert_eq!((route.counters.delivered, route.counters.dropped), (10, 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_once_counts_what_a_lost_connection_took_with_it() {
+    const COUNT: u64 = 200;
+    let world = World::new().await;
+    let broker = HangingBroker::start(Hangs::WithReading).await;
+    let mut config = world.config("V5");
+    config["delivery"]["guarantee"] = json!("AtMostOnce");
+    config["endpoint"]["mqtt"]["url"] = json!(broker.url);
+    let bridge = start(&config);
+    running(&bridge, &["out"]).await;
+    // More than the sockets can hold.
+    let context = async_nats::jetstream::new(world.client.clone());
+    for _ in 0..COUNT {
+        context.publish("out.a", vec![7; 100_000].into()).await.unwrap().await.unwrap();
+    }
+    bridge
+        .route("out", "events in hand", |route| route.counters.received == COUNT && route.counters.in_flight > 0)
+        .await
+        .unwrap();
+    broker.go_on();
+    let route = bridge.route("out", "settled route", |route| route.counters.in_flight == 0).await.unwrap();
+    balanced(&route);
+    assert!(route.counters.dropped > 0, "{route:?}");
+    assert_eq!(route.counters.delivered + route.counters.dropped, COUNT, "each is counted once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_once_counts_what_the_mesh_did_not_confirm() {
+    let mut world = World::new().await;
+    let mut config = world.config("V5");
+    config["delivery"]["guarantee"] = json!("AtMostOnce");
+    let bridge = start(&config);
+    running(&bridge, &["in"]).await;
+    let port = world.mosquitto.port;
+    let publishing = tokio::spawn(async move {
+        let mut sender = Outside::connect(port, "sender", "none").await;
+        sender.publish("line/7/t", "i", 0..3_000).await;
+    });
+    bridge.route("in", "events on their way", |route| route.counters.delivered > 200).await.unwrap();
+    world.nats.kill().unwrap();
+    bridge.route("in", "loss of the mesh", |route| route.state == RouteState::Connecting).await.unwrap();
+    publishing.await.unwrap();
+    world.nats.start_again().await.unwrap();
+    running(&bridge, &["in"]).await;
+    let route = bridge.route("in", "settled route", |route| route.counters.in_flight == 0).await.unwrap();
+    balanced(&route);
+    let stored = world.stored("IN").await;
+    assert!(stored.values().all(|times| *times == 1), "at most once");
+    let (stored, sure) = (stored.len() as u64, route.counters.delivered);
+    assert!((sure..=sure + route.counters.dropped).contains(&stored), "{stored} stored, {route:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +232,7 @@ async fn nothing_is_lost_when_something_is_killed(#[case] version: &str, #[case]
     world.holds_all("IN", "i", 3_000).await;
     outside.receives_all("o", 400).await;
     for route in ["in", "out"] {
-        balanced(&bridge.route(route, "settled route", |route| route.counters.in_flight == 0).await.unwrap());
+        complete(&bridge.route(route, "settled route", |route| route.counters.in_flight == 0).await.unwrap());
     }
 }
 
@@ -180,7 +276,7 @@ async fn nothing_is_lost_when_the_outside_broker_is_killed(#[case] version: &str
     bridge.route("in", "loss of the broker", |route| route.state == RouteState::Connecting).await.unwrap();
     world.mosquitto.start_again().await.unwrap();
     world.holds_all("IN", "i", 3_000).await;
-    balanced(&bridge.route("in", "settled route", |route| route.counters.in_flight == 0).await.unwrap());
+    complete(&bridge.route("in", "settled route", |route| route.counters.in_flight == 0).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

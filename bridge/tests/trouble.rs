@@ -118,6 +118,28 @@ async fn an_event_that_is_too_large_is_kept_in_parts_or_blocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_outside_broker_does_not_take_blocks_until_it_is_settled_and_others_pass() {
+    let world = World::with("", "max_packet_size 5000").await;
+    let mut config = world.config("V5");
+    let bridge = start(&config);
+    running(&bridge, &["out"]).await;
+    let context = async_nats::jetstream::new(world.client.clone());
+    context.publish("out.a", vec![b'x'; 10_000].into()).await.unwrap().await.unwrap();
+    bridge.route("out", "blocked route", |route| route.state == RouteState::Blocked).await.unwrap();
+    world.publish_mesh("o", 0..20).await;
+    let route = bridge.route("out", "20 events", |route| route.counters.delivered == 20).await.unwrap();
+    assert_eq!((route.state, route.counters.in_flight), (RouteState::Blocked, 1), "the large one is still there");
+    assert!(common::says(&route, "the MQTT broker takes 5000 at most"), "{route:?}");
+    config["outbound"][0]["deadLetterSubject"] = json!("dead.letters");
+    bridge.write_config(&config.to_string()).unwrap();
+    let settled = |route: &eventmesh_wire::report::RouteReport| {
+        route.state == RouteState::Running && route.counters.dead_lettered == 1 && route.counters.in_flight == 0
+    };
+    common::complete(&bridge.route("out", "dead letter", settled).await.unwrap());
+    assert_eq!(world.messages("DEAD").await[0].payload.len(), 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_never_replaces_a_good_one() {
     let world = World::new().await;
     let config = world.config("V5");

@@ -87,7 +87,11 @@ impl Cluster {
         let user = namespace.secret(&secret, "operator-user").await?;
         let password = namespace.secret(&secret, "operator-password").await?;
         let address = self.broker_address(namespace, mesh).await?;
-        Broker::connect(&address, &user, &password).await
+        // The Service follows the readiness of its pods a moment later.
+        wait::eventually("connection to the brokers", Duration::from_secs(20), async || {
+            Broker::connect(&address, &user, &password).await.map(Some).map_err(|error| format!("{error:#}"))
+        })
+        .await
     }
 
     /// Networks of the local cluster can be reached from here; into others a forwarded port leads.

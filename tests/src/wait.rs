@@ -15,16 +15,17 @@ pub async fn eventually<T>(
     mut ask: impl AsyncFnMut() -> Result<Option<T>, String>,
 ) -> Result<T> {
     let begun = Instant::now();
+    let mut last = "not yet".to_owned();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
         let answer = tokio::time::timeout(limit.saturating_sub(begun.elapsed()), ask()).await;
-        let last = match answer {
+        match answer {
             Ok(Ok(Some(value))) => return Ok(value),
-            Ok(Ok(None)) => "not yet".to_owned(),
-            Ok(Err(problem)) => problem,
-            Err(_) => "no answer".to_owned(),
-        };
+            Ok(Ok(None)) => "not yet".clone_into(&mut last),
+            Ok(Err(problem)) => last = problem,
+            Err(_) => last.push_str(", then no answer"),
+        }
         if begun.elapsed() >= limit {
             bail!("no {what} after {} s: {last}", limit.as_secs());
         }

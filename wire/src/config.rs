@@ -56,7 +56,7 @@ pub struct MeshConfig {
     pub username: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
-    /// The certificate authorities to trust, in PEM; absent: those that every client trusts.
+    /// The certificate authorities to trust, in PEM; absent: those of the public web.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_pem: Option<String>,
 }
@@ -111,6 +111,7 @@ pub enum MqttVersion {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsConfig {
+    /// The certificate authorities to trust; absent: those of the public web.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_pem: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

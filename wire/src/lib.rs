@@ -10,6 +10,7 @@ mod escape;
 pub mod event;
 pub mod filter;
 pub mod names;
+mod pem;
 pub mod report;
 pub mod secret;
 pub mod subject;

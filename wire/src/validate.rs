@@ -7,6 +7,8 @@ use std::fmt;
 use crate::address::{InboundMap, OutboundMap};
 use crate::config::{BridgeConfig, CONFIG_VERSION, EndpointConfig, MqttEndpoint, MqttVersion};
 use crate::filter::Filter;
+use crate::pem;
+use crate::secret::Secret;
 use crate::subject::Pattern;
 
 /// One thing that is wrong: where, and what to do.
@@ -59,6 +61,9 @@ impl BridgeConfig {
         problems.require(self.version == CONFIG_VERSION, "version", format_args!("must be {CONFIG_VERSION}"));
         problems.require(!self.bridge.uid.is_empty(), "bridge.uid", "must not be empty");
         problems.require(!self.mesh.servers.is_empty(), "mesh.servers", "name at least one server");
+        if let Some(Err(problem)) = self.mesh.ca_pem.as_deref().map(pem::certificates) {
+            problems.add(ProblemKind::Value, "mesh.caPem", problem);
+        }
         let range = 1..=65_535;
         problems.require(
             range.contains(&self.delivery.max_in_flight),
@@ -182,6 +187,14 @@ fn check_mqtt(mqtt: &MqttEndpoint, problems: &mut Problems) {
             "endpoint.mqtt.tls",
             "a client certificate needs its key, and a key its certificate",
         );
+        let mut check = |field: &str, text: Option<&str>, judge: fn(&str) -> Result<(), String>| {
+            if let Some(Err(problem)) = text.map(judge) {
+                problems.add(ProblemKind::Value, format!("endpoint.mqtt.tls.{field}"), problem);
+            }
+        };
+        check("caPem", tls.ca_pem.as_deref(), pem::certificates);
+        check("clientCertPem", tls.client_cert_pem.as_deref(), pem::certificates);
+        check("clientKeyPem", tls.client_key_pem.as_ref().map(Secret::expose), pem::private_key);
     }
 }
 

@@ -53,6 +53,30 @@ fn refuses(#[case] path: &str, #[case] value: Value, #[case] problem: &str) {
     assert!(found.iter().any(|text| text.contains(problem)), "{found:?}");
 }
 
+#[rstest]
+#[case("caPem")]
+#[case("clientCertPem")]
+#[case("clientKeyPem")]
+fn pem_that_can_not_be_read_is_refused(#[case] field: &str) {
+    let mut config = valid();
+    config["endpoint"]["mqtt"]["url"] = json!("mqtts://broker");
+    let certificate = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+    let key = "-----BEGIN PRIVATE KEY-----\nMAMCAQE=\n-----END PRIVATE KEY-----\n";
+    config["endpoint"]["mqtt"]["tls"] =
+        json!({"caPem": certificate, "clientCertPem": certificate, "clientKeyPem": key});
+    assert_eq!(problems(config.clone()), Vec::<String>::new());
+    config["endpoint"]["mqtt"]["tls"][field] = json!("hello");
+    let found = problems(config);
+    assert!(found[0].starts_with(&format!("endpoint.mqtt.tls.{field}: holds no")), "{found:?}");
+}
+
+#[test]
+fn the_authorities_of_the_mesh_are_judged_too() {
+    let mut config = valid();
+    config["mesh"]["caPem"] = json!("hello");
+    assert!(problems(config)[0].starts_with("mesh.caPem: holds no certificate"));
+}
+
 #[test]
 fn a_loop_is_refused_where_no_mark_can_stop_it() {
     let mut config = valid();

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod consume;
+mod held;
 pub mod publish;
 
-pub use connection::Mesh;
+pub use connection::{Mesh, MeshError};

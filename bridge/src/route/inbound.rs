@@ -8,7 +8,7 @@ use eventmesh_wire::filter::Filter;
 use eventmesh_wire::names::{HEADER_BRIDGE, PROPERTY_BRIDGE};
 
 use super::{Verdict, judge, may_cross};
-use crate::books::{Books, Obstacle, Outcome};
+use crate::books::{Books, Outcome};
 use crate::dead_letter::{self, DeadLetters};
 use crate::endpoint::mqtt::client::Publication;
 use crate::event::{Delivery, Headers, Receipt, Sink as _, header};
@@ -76,16 +76,20 @@ impl Inbound {
         }
         let headers = self.headers(&publication.headers);
         let payload = publication.payload.clone();
-        let delivery =
+        let mut delivery =
             Delivery { origin: topic.to_owned(), target, headers, payload, retain: false, tries: 0, receipt };
         match (problem, &self.dead_letters) {
             (None, _) => self.publisher.send(delivery),
             (Some(problem), Some(dead_letters)) => {
                 dead_letter::spawn(Arc::clone(dead_letters), mesh.clone(), delivery, problem);
             }
+            (Some(problem), None) if delivery.receipt.at_most_once() => {
+                self.books.note(problem);
+                delivery.receipt.settle(Outcome::Dropped);
+            }
             (Some(problem), None) => {
                 // Nothing will ever make this address fit, and losing the event is not ours to decide.
-                self.books.obstructed(Obstacle::Blocked, format!("{problem}; give the route a dead letter Topic"));
+                delivery.receipt.held_up(&format!("{problem}; give the route a dead letter Topic"));
                 self.publisher.hold(delivery);
             }
         }

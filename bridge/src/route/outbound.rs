@@ -10,7 +10,7 @@ use eventmesh_wire::filter::Filter;
 use eventmesh_wire::names::{HEADER_BRIDGE, PROPERTY_BRIDGE};
 
 use super::{Verdict, judge, may_cross};
-use crate::books::{Books, Obstacle, Outcome};
+use crate::books::{Books, Outcome};
 use crate::dead_letter::{self, DeadLetters};
 use crate::event::{Delivery, Headers, Receipt, Sink, header};
 use crate::mesh::Mesh;
@@ -74,7 +74,12 @@ impl Outbound {
         };
         match problem {
             None => sink.send(delivery),
-            Some(problem) => targets.undeliverable(mesh, delivery, &problem),
+            Some(problem) => {
+                // Nothing will ever make this address fit, and losing the event is not ours to decide.
+                if let Some(delivery) = targets.undeliverable(mesh, delivery, &problem) {
+                    targets.hold(delivery);
+                }
+            }
         }
     }
 }
@@ -90,10 +95,13 @@ fn headers(message: &Message) -> Headers {
 #[derive(Default)]
 pub struct OutboundTargets {
     dead_letters: Mutex<BTreeMap<String, Arc<DeadLetters>>>,
+    /// Events that nothing can deliver, by route: kept until the route changes, so that their source is not told otherwise.
+    held: Mutex<BTreeMap<String, Vec<Delivery>>>,
 }
 
 impl OutboundTargets {
     pub fn set(&self, route: &OutboundRoute, books: &Arc<Books>) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&route.name);
         let mut all = self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
         match route.dead_letter_subject.clone() {
             Some(subject) => {
@@ -103,28 +111,28 @@ impl OutboundTargets {
         };
     }
 
-    /// The endpoint has an event of the route: whatever was in the way no longer is.
-    pub fn accepted(&self, delivery: &Delivery) {
-        let books = delivery.receipt.books();
-        if books.obstacle() == Some(Obstacle::Blocked) {
-            books.clear();
-        }
-    }
-
-    /// To the dead letters, or back to the stream, which gives it again after a while.
-    pub fn undeliverable(&self, mesh: &Mesh, delivery: Delivery, problem: &str) {
+    /// To the dead letters. Without them it is dropped where that was asked for, and else given back to the caller: the
+    /// route is blocked until it is settled.
+    pub fn undeliverable(&self, mesh: &Mesh, mut delivery: Delivery, problem: &str) -> Option<Delivery> {
         let books = Arc::clone(delivery.receipt.books());
         let dead_letters = self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).get(&books.name).cloned();
         if let Some(dead_letters) = dead_letters {
             books.note(problem);
             dead_letter::spawn(dead_letters, mesh.clone(), delivery, problem.to_owned());
+        } else if delivery.receipt.at_most_once() {
+            books.note(problem);
+            delivery.receipt.settle(Outcome::Dropped);
         } else {
-            books.obstructed(
-                Obstacle::Blocked,
-                format!("{problem}; give the route a dead letter Topic, or raise the broker's limit"),
-            );
-            books.retried(1);
-            drop(delivery);
+            delivery
+                .receipt
+                .held_up(&format!("{problem}; give the route a dead letter Topic, or raise the broker's limit"));
+            return Some(delivery);
         }
+        None
+    }
+
+    fn hold(&self, delivery: Delivery) {
+        let route = delivery.receipt.books().name.clone();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).entry(route).or_default().push(delivery);
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its part; an unwrap is an assertion")]
 
+pub mod hanging;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -115,6 +117,16 @@ pub async fn running(bridge: &Bridge, routes: &[&str]) {
 
 pub fn balanced(route: &RouteReport) {
     assert!(route.counters.balances(), "{route:?}");
+}
+
+/// As [`balanced`], and nothing was dropped: nothing ever is unless it was asked for.
+pub fn complete(route: &RouteReport) {
+    balanced(route);
+    assert_eq!(route.counters.dropped, 0, "{route:?}");
+}
+
+pub fn says(route: &RouteReport, words: &str) -> bool {
+    route.last_error.as_ref().is_some_and(|error| error.message.contains(words))
 }
 
 /// An outside MQTT client: publishes with acknowledgement, and collects what it subscribed to.

@@ -64,8 +64,9 @@ start_scheduler() {
 # start_kube_proxy MACHINE [NODE]: translate service addresses there. A kube-proxy without a Node object of its name waits
 # half a minute for one, so the control machine's bears a node's name; only node ports and local traffic policies, which
 # nobody asks of the control machine, depend on it. The sysctls of connection tracking cannot be written in a namespace.
+# Not mode nftables: README.md, "What bites".
 start_kube_proxy() {
   daemon_start "$1" kube-proxy kube-proxy \
     --kubeconfig /etc/kubernetes/kube-proxy.kubeconfig --hostname-override "${2:-$1}" \
-    --proxy-mode nftables --cluster-cidr "$POD_NET" --conntrack-max-per-core 0 --conntrack-min 0 --v 1
+    --proxy-mode iptables --cluster-cidr "$POD_NET" --conntrack-max-per-core 0 --conntrack-min 0 --v 1
 }

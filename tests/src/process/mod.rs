@@ -1,10 +1,12 @@
 //! Brokers and bridges as child processes: for tests and benchmarks that need the real programs and no cluster.
 
 pub mod bridge;
+pub mod certificates;
 pub mod mosquitto;
 pub mod nats;
 
 pub use bridge::Bridge;
+pub use certificates::Authority;
 pub use mosquitto::Mosquitto;
 pub use nats::Nats;
 

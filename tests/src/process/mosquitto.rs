@@ -1,12 +1,14 @@
 //! A mosquitto on its own folder and port.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
 
+use super::certificates::{Authority, Identity};
 use super::listens;
 use crate::{
     child::{Child, Start, free_port},
@@ -52,6 +54,29 @@ impl Mosquitto {
             .status()?;
         ensure!(status.success(), "mosquitto_passwd failed");
         Ok(format!("allow_anonymous false\npassword_file {}", file.display()))
+    }
+
+    /// Settings for a second listener, with TLS. `clients`: only clients that this authority has signed.
+    pub fn tls(folder: &Path, port: u16, identity: &Identity, clients: Option<&Authority>) -> Result<String> {
+        let write = |name: &str, text: &str| {
+            let file = folder.join(name);
+            std::fs::write(&file, text)?;
+            anyhow::Ok(file.display().to_string())
+        };
+        let (certificate, key) = (write("server.crt", &identity.certificate)?, write("server.key", &identity.key)?);
+        let mut text = format!("listener {port} 127.0.0.1\ncertfile {certificate}\nkeyfile {key}\n");
+        if let Some(authority) = clients {
+            let file = write("clients.crt", authority.pem())?;
+            writeln!(text, "cafile {file}\nrequire_certificate true")?;
+        }
+        Ok(text)
+    }
+
+    /// How often a client connected with this id; with the setting `log_type notice`.
+    #[must_use]
+    pub fn connects(&self, client: &str) -> usize {
+        let log = self.child.log_tail(usize::MAX);
+        log.lines().filter(|line| line.contains(&format!(" as {client} ")) && line.contains("New client")).count()
     }
 
     fn spawn(folder: &Path) -> Result<Child> {

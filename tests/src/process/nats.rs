@@ -21,15 +21,36 @@ pub struct Nats {
 impl Nats {
     /// `sync` is the server's `sync_interval`: `always`, or an interval; `extra` is appended to its configuration.
     pub async fn start(folder: PathBuf, sync: &str, extra: &str) -> Result<Self> {
+        let this = Self::launch(folder, "test", sync, extra)?;
+        listens("nats-server", this.port).await?;
+        Ok(this)
+    }
+
+    /// Three brokers that are one cluster, each in its own of the folders.
+    pub async fn cluster(folders: [PathBuf; 3]) -> Result<[Self; 3]> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        let [first, second, third] = folders;
+        let launch = |index: usize, folder| {
+            let listen = ports[index];
+            let extra = format!("cluster {{ name: test, listen: \"127.0.0.1:{listen}\", routes: [{routes}] }}");
+            Self::launch(folder, &format!("test-{index}"), "2m", &extra)
+        };
+        let all = [launch(0, first)?, launch(1, second)?, launch(2, third)?];
+        for one in &all {
+            listens("nats-server", one.port).await?;
+        }
+        Ok(all)
+    }
+
+    fn launch(folder: PathBuf, name: &str, sync: &str, extra: &str) -> Result<Self> {
         let port = free_port()?;
-        let mut config = format!("listen: 127.0.0.1:{port}\nserver_name: test\n");
+        let mut config = format!("listen: 127.0.0.1:{port}\nserver_name: {name}\n");
         let store = folder.join("jetstream");
         write!(config, "jetstream {{ store_dir: {}, sync_interval: {sync} }}\n{extra}\n", store.display())?;
         std::fs::write(folder.join("nats.conf"), config)?;
         let child = Self::spawn(&folder)?;
-        let this = Self { child, folder, port };
-        listens("nats-server", port).await?;
-        Ok(this)
+        Ok(Self { child, folder, port })
     }
 
     fn spawn(folder: &std::path::Path) -> Result<Child> {
@@ -45,6 +66,12 @@ impl Nats {
     pub async fn start_again(&mut self) -> Result<()> {
         self.child = Self::spawn(&self.folder)?;
         listens("nats-server", self.port).await
+    }
+
+    /// What it wrote to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.child.log_tail(usize::MAX)
     }
 
     #[must_use]

@@ -62,7 +62,7 @@ async fn run(word: &str, test: impl AsyncFnOnce(&Test<'_>) -> Result<()>) -> Res
 }
 
 impl Test<'_> {
-    /// Applies a mesh `m` with small needs and waits until it is Ready.
+    /// Applies a mesh `m` with small needs and waits until it is Ready; `more` goes below `brokers`.
     async fn mesh(&self, replicas: u32, more: &str) -> Result<Broker> {
         self.ns.apply(&mesh(replicas, more)).await?;
         self.ns.ready::<EventMesh>("m").await?;
@@ -118,9 +118,9 @@ impl Test<'_> {
 
 fn mesh(replicas: u32, more: &str) -> String {
     let brokers = format!(
-        "    replicas: {replicas}\n    storage: {{size: 256Mi, sync: 10s}}\n    resources: {{requests: {{cpu: 20m, memory: 64Mi}}}}"
+        "    replicas: {replicas}\n    storage: {{size: 256Mi, sync: 10s}}\n    resources: {{requests: {{cpu: 20m, memory: 64Mi}}}}\n{more}"
     );
-    object("EventMesh", "m", &format!("  brokers:\n{brokers}\n{more}"))
+    object("EventMesh", "m", &format!("  brokers:\n{brokers}"))
 }
 
 fn topic(name: &str, more: &str) -> String {

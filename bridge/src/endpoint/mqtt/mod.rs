@@ -15,6 +15,7 @@ use eventmesh_wire::config::{Guarantee, MqttVersion};
 use eventmesh_wire::report::{LastError, whole_seconds};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::client::{LinkError, LinkErrorKind, Options};
@@ -128,19 +129,37 @@ impl Sink for Entrance {
     }
 }
 
+/// A connection that lasted this long was a good one; a shorter one does not shorten the next wait.
+const GOOD: Duration = Duration::from_secs(10);
+/// After so many short connections in a row the bridge stands off. Not every broker tells that another client took the
+/// session: MQTT 3.1.1 has no word for it, and mosquitto 2.0.11 just closes with MQTT 5 too.
+const SHORT_ONES: u32 = 3;
+
 /// Connects again and again until it is told to stop.
 async fn run<C: client::Client>(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    // Long enough for the other client to have its say, and for a person to see the reason.
+    let mut stand_off = Backoff::new(Duration::from_mins(1), Duration::from_mins(10));
+    let mut short_ones = 0;
     while !shared.stop.is_cancelled() {
+        let begun = Instant::now();
         let ended = session::run::<C>(&shared).await;
         shared.ledger.disconnected();
         let was_connected = shared.state.borrow().connected;
-        if was_connected {
+        let short = was_connected && begun.elapsed() <= GOOD;
+        short_ones = if short { short_ones + 1 } else { 0 };
+        if was_connected && !short {
             backoff.reset();
         }
-        let Err(error) = ended else { continue };
+        if was_connected && begun.elapsed() > Duration::from_mins(1) {
+            stand_off.reset();
+        }
+        let Err(mut error) = ended else { continue };
+        if short_ones >= SHORT_ONES && error.kind == LinkErrorKind::Away {
+            error = LinkError::thrown_out(&shared.options.endpoint.client_id, short_ones);
+        }
         let wait = match error.kind {
-            LinkErrorKind::TakenOver => Duration::from_secs(30) + backoff.next_wait(),
+            LinkErrorKind::TakenOver => stand_off.next_wait(),
             LinkErrorKind::Away | LinkErrorKind::Refused => backoff.next_wait(),
         };
         shared.lost(&error);

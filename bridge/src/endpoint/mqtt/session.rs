@@ -151,7 +151,7 @@ fn receive(shared: &Shared, publication: &Publication) {
     let routes = shared.routes.borrow();
     let found: Option<(&Arc<Inbound>, _)> = routes.iter().find_map(|route| Some((route, route.map.map(&topic)?)));
     if let Some((route, mapped)) = found {
-        route.accept(&topic, mapped, publication, Receipt::new(&route.books, slot), &shared.mesh);
+        route.accept(&topic, mapped, publication, Receipt::new(&route.books, slot, shared.guarantee), &shared.mesh);
     } else {
         // A subscription that an earlier configuration left behind in the session.
         tracing::debug!(%topic, "no route takes this topic any more");

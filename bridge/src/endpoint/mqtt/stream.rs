@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use eventmesh_wire::validate::BrokerAddress;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -132,12 +133,9 @@ impl<S: Socket> Drop for Coalescing<S> {
     }
 }
 
-/// Connects to `host:port` in the form the client gives it.
-pub async fn connect(address: String, farewell: Arc<Farewell>) -> io::Result<Coalescing<TcpStream>> {
-    // The client joins host and port as they are, so an IPv6 host lacks its brackets.
-    let (host, port) = address.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
-    let port: u16 = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
-    let socket = TcpStream::connect((host, port)).await?;
+/// Connects to the broker.
+pub async fn connect(address: BrokerAddress, farewell: Arc<Farewell>) -> io::Result<Coalescing<TcpStream>> {
+    let socket = TcpStream::connect((address.host.as_str(), address.port)).await?;
     socket.set_nodelay(true)?;
     Ok(Coalescing::new(socket, farewell))
 }

@@ -38,8 +38,8 @@ impl Client for V311 {
         let endpoint = &options.endpoint;
         let farewell: Arc<stream::Farewell> = Arc::default();
         let socket_farewell = Arc::clone(&farewell);
-        let mut mqtt =
-            MqttOptions::new(endpoint.client_id.clone(), (options.address.host.clone(), options.address.port));
+        let address = options.address.clone();
+        let mut mqtt = MqttOptions::new(endpoint.client_id.clone(), (options.name(), options.address.port));
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(client::CONNECT_TIMEOUT.as_secs());
         mqtt.set_keep_alive(endpoint.keep_alive_seconds)
@@ -49,7 +49,7 @@ impl Client for V311 {
             .set_ack_mode(AckMode::Manual)
             .set_read_batch_size(128)
             .set_max_request_batch(256)
-            .set_socket_connector(move |address, _| stream::connect(address, Arc::clone(&socket_farewell)));
+            .set_socket_connector(move |_, _| stream::connect(address.clone(), Arc::clone(&socket_farewell)));
         if let Some(username) = &endpoint.username {
             let password = endpoint.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
             mqtt.set_credentials(username.clone(), password);
@@ -129,16 +129,16 @@ impl Loop {
     fn explain(&self, error: ConnectionError) -> LinkError {
         match error {
             ConnectionError::ConnectionRefused(code) => refused(code),
-            ConnectionError::Io(error) if !self.connected => client::connect_failed(&self.options.address, &error),
+            ConnectionError::Io(error) if !self.connected => client::connect_failed(&self.options, &error),
             ConnectionError::MqttState(StateError::ConnectionAborted) if !self.connected => {
-                client::connect_failed(&self.options.address, &std::io::ErrorKind::UnexpectedEof.into())
+                client::connect_failed(&self.options, &std::io::ErrorKind::UnexpectedEof.into())
             }
             ConnectionError::NetworkTimeout => client::timed_out(&self.options.address),
-            ConnectionError::MqttState(StateError::ConnectionAborted) => LinkError::away(
-                "the broker closed the connection (an MQTT 3.1.1 broker does so, too, when another client uses the client id)",
-            ),
+            ConnectionError::MqttState(StateError::ConnectionAborted) => {
+                LinkError::away("the broker closed the connection")
+            }
             ConnectionError::MqttState(StateError::AwaitPingResp) => LinkError::away("the broker no longer answers"),
-            error => LinkError::away(error.to_string()),
+            error => client::tls_failed(&self.options, &error).unwrap_or_else(|| LinkError::away(error.to_string())),
         }
     }
 }

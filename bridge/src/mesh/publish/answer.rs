@@ -34,6 +34,8 @@ pub(super) enum Answer {
     Progress,
     /// Nothing wrong with the events; the batch as such was not wanted. `for_good`: no other batch will be either.
     BatchRefused { for_good: bool, problem: String },
+    /// Nobody took it: there is no such stream, or it has no leader now.
+    Nobody,
     /// It may work later.
     Refused(String),
     /// It can not work for this event.
@@ -51,9 +53,7 @@ const TOO_LARGE: [u64; 2] = [10054, 10124];
 impl Answer {
     pub(super) fn read(message: &Message, stream: &str) -> Self {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
-            return Self::Refused(format!(
-                "no stream takes the subject; the Topic of stream `{stream}` is missing, or its subjects do not cover it"
-            ));
+            return Self::Nobody;
         }
         match serde_json::from_slice::<Wire<'_>>(&message.payload) {
             Ok(wire) => Self::of(wire, stream),

@@ -8,6 +8,7 @@ mod answer;
 mod flight;
 mod frame;
 mod pipeline;
+mod whereabouts;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,7 +43,14 @@ impl Publisher {
     #[must_use]
     pub fn start(mesh: Mesh, books: Arc<Books>, settings: Settings) -> Self {
         let (queue, deliveries) = mpsc::unbounded_channel();
-        tokio::spawn(pipeline::run(mesh, books, settings, deliveries));
+        tokio::spawn(async move {
+            let abandoned = mesh.clone();
+            tokio::select! {
+                () = pipeline::run(mesh, books, settings, deliveries) => {},
+                // What it holds is given back: the source gives it to those who use the new connection.
+                () = abandoned.abandoned() => {},
+            }
+        });
         Self { queue, held: Mutex::default() }
     }
 

@@ -13,6 +13,7 @@ use super::Settings;
 use super::answer::Answer;
 use super::flight::{Flight, Flights};
 use super::frame::{self, BATCH, Place};
+use super::whereabouts::{self, Inquiry, Whereabouts};
 use crate::backoff::Backoff;
 use crate::books::{Books, Obstacle, Outcome};
 use crate::dead_letter;
@@ -35,7 +36,10 @@ pub(super) async fn run(
     let inbox = mesh.client.new_inbox();
     let answers = loop {
         match mesh.client.subscribe(format!("{inbox}.>")).await {
-            Ok(answers) => break answers,
+            Ok(answers) => {
+                books.clear();
+                break answers;
+            }
             Err(error) => books.obstructed(Obstacle::Failed, format!("can not listen for acknowledgements: {error}")),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -53,6 +57,7 @@ pub(super) async fn run(
         retry_at: None,
         backoff,
         batch: Vec::with_capacity(BATCH),
+        inquiry: Inquiry::default(),
     };
     pipeline.run(deliveries, answers).await;
 }
@@ -71,6 +76,7 @@ struct Pipeline {
     backoff: Backoff,
     connected_since: Instant,
     batch: Vec<Delivery>,
+    inquiry: Inquiry,
 }
 
 impl Pipeline {
@@ -101,8 +107,9 @@ impl Pipeline {
                     if changed.is_err() {
                         return;
                     }
-                    self.connected_since = Instant::now();
+                    self.reconnected();
                 },
+                found = self.inquiry.answer() => self.learn(&found),
                 _ = tick.tick() => self.check_overdue(),
             }
             self.batch = batch;
@@ -186,9 +193,9 @@ impl Pipeline {
                 let mut deliveries = flight.deliveries.into_iter();
                 deliveries.by_ref().take(stored).for_each(|delivery| delivery.receipt.settle(Outcome::Delivered));
                 deliveries.for_each(|delivery| self.one_by_one(delivery));
+                self.inquiry.problem = None;
                 if self.retries.is_empty() {
                     self.backoff.reset();
-                    self.books.clear();
                 }
             }
             Answer::BatchRefused { for_good, problem } => {
@@ -202,6 +209,15 @@ impl Pipeline {
                     self.ingest = Ingest::Single;
                 }
                 flight.deliveries.into_iter().for_each(|delivery| self.one_by_one(delivery));
+            }
+            Answer::Nobody => {
+                let problem =
+                    self.inquiry.problem.clone().unwrap_or_else(|| whereabouts::unanswered(&self.settings.stream));
+                let subject = flight.deliveries.first().map(|delivery| delivery.target.clone());
+                flight.deliveries.into_iter().for_each(|delivery| self.again(delivery, &problem));
+                if let Some(subject) = subject {
+                    self.inquiry.ask(&self.mesh.client, &self.settings.stream, subject);
+                }
             }
             Answer::Refused(problem) => {
                 flight.deliveries.into_iter().for_each(|delivery| self.again(delivery, &problem));
@@ -248,7 +264,7 @@ impl Pipeline {
             dead_letter::spawn(Arc::clone(dead_letters), self.mesh.clone(), delivery, problem.to_owned());
             return;
         }
-        self.books.obstructed(Obstacle::Blocked, problem);
+        delivery.receipt.held_up(problem);
         self.books.retried(1);
         self.retries.push_back(delivery);
         if self.retry_at.is_none() {
@@ -281,6 +297,32 @@ impl Pipeline {
         }
         if !self.retries.is_empty() && self.retry_at.is_none() {
             self.retry_at = Some(tokio::time::Instant::now() + Duration::from_millis(5));
+        }
+    }
+
+    /// As soon as the stream is there, what waits goes again; else the user is told, and the brokers are asked again.
+    fn learn(&mut self, found: &Whereabouts) {
+        let Some(subject) = self.inquiry.close() else { return };
+        if self.retries.is_empty() {
+            return;
+        }
+        if let Some(problem) = found.problem(&self.settings.stream, &subject) {
+            if self.mesh.is_connected() {
+                self.books.note(problem.clone());
+                self.inquiry.problem = Some(problem);
+            }
+            self.inquiry.ask(&self.mesh.client, &self.settings.stream, subject);
+        } else {
+            self.retry_at = Some(tokio::time::Instant::now());
+        }
+    }
+
+    /// The connection came or went. What failed on the old one need not wait on the new one.
+    fn reconnected(&mut self) {
+        self.connected_since = Instant::now();
+        self.backoff.reset();
+        if !self.retries.is_empty() {
+            self.retry_at = Some(tokio::time::Instant::now());
         }
     }
 
