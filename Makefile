@@ -27,8 +27,8 @@ demo: up demo-build ## cluster up, operator installed, 40,000 events through two
 .PHONY: test
 test: up ## every test: unit, snapshot, CRD rules, mocked API, real API server, end to end on the cluster
 	@$(STEP) "compile the tests" cargo test --workspace --no-run --quiet
-	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace --exclude eventmesh-tests --quiet
-	@$(STEP) "real API server and end-to-end tests" cargo test --package eventmesh-tests -- --test-threads $(TEST_THREADS)
+	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace --exclude eventmesh-tests --no-fail-fast --quiet
+	@$(STEP) "real API server and end-to-end tests" cargo test --package eventmesh-tests --no-fail-fast -- --test-threads $(TEST_THREADS)
 
 .PHONY: check
 check: ## format, lints, licences, generated files, scripts: what needs no cluster

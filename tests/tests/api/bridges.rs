@@ -324,7 +324,9 @@ fn a_paused_bridge_tells_its_pods() -> Result<()> {
         let spec = |state: &str| format!("{MQTT}  inbound: [{{name: a, from: x, to: br-paused}}]\n  state: {state}\n");
         test.ns.apply(&bridge("b", &spec("Paused"))).await?;
         test.config("b", |config| config.state == DesiredState::Paused).await?;
-        test.ns.condition::<Bridge>("b", "Ready", "True", "Paused").await?;
+        // That it is paused is for its pods to say, and here are none; the end-to-end test sees them say it.
+        test.ns.condition::<Bridge>("b", "Programmed", "True", "Programmed").await?;
+        test.ns.condition::<Bridge>("b", "Connected", "False", "NoReport").await?;
         test.ns.apply(&bridge("b", &spec("Running"))).await?;
         test.config("b", |config| config.state == DesiredState::Running).await.map(drop)
     })

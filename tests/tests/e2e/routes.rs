@@ -81,6 +81,7 @@ fn a_paused_bridge_leaves_events_where_they_are() -> Result<()> {
                 routes.iter().all(|route| route.state == "Paused").then_some(())
             })
             .await?;
+        test.ns.condition::<Bridge>("b", "Ready", "True", "Paused").await?;
         let sender = Sender::new(&test.cluster.site(), MqttVersion::V5);
         for number in 0..20 {
             sender.send(&format!("pause/{number}"), &number.to_string(), b"x".to_vec()).await;
