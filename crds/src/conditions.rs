@@ -88,7 +88,6 @@ reasons! {
     FilterOutsideTopic: "A filter asks for subjects that the Topic does not store. Change the filter or the Topic's subjects.",
     InvalidMapping: "The `to` of a route cannot be made from its `from`; the message names the route and the wildcard.",
     InvalidFilter: "A CEL filter does not compile or does not yield true or false; the message shows where.",
-    StreamConflict: "The broker holds a stream of this name that belongs to another object or was made by hand. Delete it, or set `managed: false` to report it.",
     LoopRefused: "An outbound and an inbound route would send an event round in a circle, and the protocol version cannot mark it. Change an address, or use MQTT V5.",
     ReservedConfigKey: "extraConfig sets a key that the operator owns; the message names it. Remove the key.",
     // Refusals: ResolvedRefs.
@@ -102,8 +101,9 @@ reasons! {
     NoTopicForRoute: "No Topic stores the subjects that an inbound route delivers to, so an event could be lost. Create a Topic; the operator waits.",
     SecretNotFound: "A Secret that the spec names does not exist. It may be created later; the operator waits.",
     SecretKeyMissing: "A Secret that the spec names lacks a key; the message says which.",
-    StreamNotFound: "The Topic has `managed: false` and the broker holds no such stream.",
     // Failures: Programmed, Available, Connected.
+    StreamConflict: "The broker holds a stream of this name that belongs to another object or was made by hand. Delete it, or set `managed: false` to report it.",
+    StreamNotFound: "The Topic has `managed: false` and the broker holds no such stream.",
     BrokerRefused: "The broker refused what the spec asks for; the message is the broker's own.",
     ApplyFailed: "The Kubernetes API refused a child object; the message is the API server's own.",
     EndpointUnreachable: "A bridge pod cannot reach or log in at the endpoint; the message is the last error.",

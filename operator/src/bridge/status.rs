@@ -82,6 +82,10 @@ fn connected(bridge: &Bridge, reports: &[Report], config_hash: &str) -> Verdict 
             let message = format!("pod {} has not taken up the current configuration yet", report.pod);
             return Verdict { kind, status: None, reason: Reason::Connecting, message };
         }
+        // A paused pod stays away from the endpoint.
+        if bridge.spec.state == Some(BridgeState::Paused) {
+            continue;
+        }
         if !report.connected.mesh {
             return Verdict::bad(kind, Reason::Connecting, format!("pod {} is not connected to the mesh", report.pod));
         }
@@ -220,7 +224,7 @@ mod tests {
         let old = connected(&spec, &[Report { config_hash: "old".into(), ..report("p1", "Running", true) }], "h");
         assert_eq!((old.status, old.reason), (None, Reason::Connecting), "an old configuration is not the spec's");
         assert_eq!(connected(&bridge(&json!({"replicas": 0})), &[], "h").reason, Reason::Paused);
-        let paused = connected(&bridge(&json!({"state": "Paused"})), &[report("p1", "Paused", true)], "h");
+        let paused = connected(&bridge(&json!({"state": "Paused"})), &[report("p1", "Paused", false)], "h");
         assert_eq!((paused.status, paused.reason), (Some(true), Reason::Paused));
     }
 
