@@ -132,7 +132,7 @@ async fn inbound(sync: &str, ingest: &str) -> Result<Run> {
     bridge.start_again()?;
     while stored(&client, "T").await? < EVENTS {
         ensure!(
-            began.elapsed() < Duration::from_secs(120),
+            began.elapsed() < Duration::from_mins(2),
             "stored {} only\n{}",
             stored(&client, "T").await?,
             bridge.child.log_tail(10)
@@ -159,7 +159,7 @@ async fn outbound() -> Result<Run> {
         if info["num_pending"] == 0 && info["num_ack_pending"] == 0 {
             break;
         }
-        ensure!(began.elapsed() < Duration::from_secs(120), "{info}\n{}", bridge.child.log_tail(10));
+        ensure!(began.elapsed() < Duration::from_mins(2), "{info}\n{}", bridge.child.log_tail(10));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     measured(rate(began), &bridge)
@@ -208,7 +208,7 @@ async fn publish(port: u16) -> Result<()> {
         std::future::pending::<()>().await;
     });
     let mut acknowledged = 0;
-    eventually("acknowledged load", Duration::from_secs(120), async || {
+    eventually("acknowledged load", Duration::from_mins(2), async || {
         while acknowledged < EVENTS {
             if let Event::Incoming(Packet::PubAck(_)) = events.poll().await.map_err(|error| error.to_string())? {
                 acknowledged += 1;
