@@ -40,7 +40,7 @@ pub const OWNER: &str = "eventmesh.dev/bridge";
 const MAX_IN_FLIGHT_INBOUND: u32 = 16384;
 const MAX_IN_FLIGHT_OUTBOUND: u32 = 1000;
 /// How long the broker waits for a bridge's acknowledgement before it delivers an event again.
-const ACK_WAIT: i64 = 60_000_000_000;
+const ACK_WAIT: i64 = 30_000_000_000;
 
 /// A Bridge that can be built.
 pub struct ValidBridge {
