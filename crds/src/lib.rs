@@ -9,6 +9,7 @@ pub mod conditions;
 pub mod mesh;
 pub mod quantity;
 pub mod subscription;
+pub mod tls;
 pub mod topic;
 
 pub use bridge::Bridge;

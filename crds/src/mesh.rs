@@ -11,7 +11,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{common::conditions_schema, quantity::ByteQuantity};
+use crate::{
+    common::{conditions_schema, duration_schema, std_duration},
+    quantity::ByteQuantity,
+    tls::{CertificatesStatus, Tls, TlsIssuer},
+};
 
 /// An event mesh: a cluster of brokers (NATS JetStream) that stores events and delivers them to whoever asked.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -45,13 +49,46 @@ pub struct EventMeshSpec {
     /// How clients reach the brokers. The `nats` listener is always on inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listeners: Option<Listeners>,
+    /// Where the certificates of the brokers come from. Default: the operator makes and renews them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// Which namespaces may hold Topics and Bridges that name this mesh. Default: only the mesh's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<AllowedNamespaces>,
+    /// Identities for applications and devices outside Kubernetes. Each gets a Secret `<mesh>-client-<name>` in the
+    /// mesh's namespace that holds all it needs to connect. An identity may do what `grants` of Topics and
+    /// Subscriptions give it, and nothing else. Removing an entry revokes it for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub clients: Option<Vec<MeshClient>>,
+    /// Credentials that the operator issues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identities: Option<Identities>,
+    /// The container that is added to pods which ask for this mesh at `localhost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Sidecar>,
+    /// The service mesh (Istio or Linkerd) beside this event mesh. Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_mesh: Option<ServiceMesh>,
     /// While true the operator leaves everything that belongs to this mesh as it is: brokers, Topics, Subscriptions
     /// and Bridges. Events keep flowing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
+}
+
+impl EventMeshSpec {
+    /// The service mesh, the default filled in.
+    #[must_use]
+    pub fn service_mesh(&self) -> ServiceMesh {
+        self.service_mesh.unwrap_or_default()
+    }
+
+    /// Whether clients speak TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.issuer() != TlsIssuer::Disabled)
+    }
 }
 
 /// The broker cluster.
@@ -238,6 +275,90 @@ pub struct BrokerSettings {
     pub max_connections: Option<i32>,
 }
 
+/// An identity for an application or device outside Kubernetes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshClient {
+    /// Name of the client, unique in the mesh. `grants` of Topics name it.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// How long the client's credentials are valid; they are renewed in the Secret after two thirds of it, and have to
+    /// be taken away again before the end. Default: 8760h (one year).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub lifetime: Option<Duration>,
+}
+
+/// Credentials that the operator issues to ServiceAccounts and Bridges.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(self.lifetime) || duration(self.lifetime) >= duration('1m')")
+        .message("identities.lifetime must be at least 1m"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Identities {
+    /// How long the credentials of ServiceAccounts and Bridges are valid. They are renewed after two thirds of it, so
+    /// that nobody notices an operator that is away for up to a third. Default: 720h (30 days, so 10 days without an
+    /// operator).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub lifetime: Option<Duration>,
+    /// Connections that one identity may have open at once, over all brokers: all pods of a ServiceAccount together.
+    /// Default: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: Option<i32>,
+}
+
+impl Identities {
+    /// How long credentials are valid, the default filled in.
+    #[must_use]
+    pub fn lifetime(this: Option<&Self>) -> std::time::Duration {
+        this.and_then(|identities| identities.lifetime.as_ref()).map_or(DEFAULT_LIFETIME, std_duration)
+    }
+
+    /// Connections of one identity, the default filled in.
+    #[must_use]
+    pub fn max_connections(this: Option<&Self>) -> i32 {
+        this.and_then(|identities| identities.max_connections).unwrap_or(1000)
+    }
+}
+
+impl MeshClient {
+    /// How long credentials are valid, the default filled in.
+    #[must_use]
+    pub fn lifetime(&self) -> std::time::Duration {
+        self.lifetime.as_ref().map_or(DEFAULT_CLIENT_LIFETIME, std_duration)
+    }
+}
+
+const DEFAULT_LIFETIME: std::time::Duration = std::time::Duration::from_hours(720);
+const DEFAULT_CLIENT_LIFETIME: std::time::Duration = std::time::Duration::from_hours(8760);
+
+/// A service mesh whose proxies may be in pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceMesh {
+    /// Found out for each namespace from the labels and annotations by which the injectors decide.
+    #[default]
+    Auto,
+    /// Every namespace of this mesh's pods is in Istio.
+    Istio,
+    /// Every namespace of this mesh's pods is in Linkerd.
+    Linkerd,
+    /// No marks at all.
+    None,
+}
+
+/// The container that is added to pods which ask for this mesh at `localhost`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// CPU and memory of the container, in pods that are created from now on. Default: requests of 10m and 16Mi, a limit
+    /// of 128Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
 /// How clients reach the brokers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -245,6 +366,15 @@ pub struct Listeners {
     /// The NATS protocol on port 4222.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nats: Option<Listener>,
+    /// MQTT 3.1.1 on port 8883 (1883 without TLS), Service `<mesh>-mqtt`. Present: on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<Listener>,
+    /// The NATS protocol over WebSocket on port 8443 (8080 without TLS), Service `<mesh>-websocket`. Present: on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<Listener>,
+    /// Leaf nodes on port 7422, Service `<mesh>-leaf`: where other meshes and remote sites dial in. Present: on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<Listener>,
 }
 
 /// One way in.
@@ -310,6 +440,9 @@ pub struct EventMeshStatus {
     /// What each broker reports of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brokers: Option<Vec<BrokerStatus>>,
+    /// The certificates of the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesStatus>,
     /// Topics that name this mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topics: Option<i64>,
@@ -319,15 +452,30 @@ pub struct EventMeshStatus {
     /// Bridges that name this mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridges: Option<i64>,
+    /// The account that holds the mesh's events in the brokers: the public key of the Secret `<mesh>-keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Identities that may connect: ServiceAccounts, Bridges and clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identities: Option<i64>,
 }
 
 /// Where clients connect.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoints {
-    /// URL of the NATS protocol inside the cluster. The Secret `<mesh>-client` holds it with the credentials.
+    /// URL of the NATS protocol inside the cluster. The Secret of each identity holds it with the credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nats: Option<String>,
+    /// URL of the MQTT listener inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<String>,
+    /// URL of the WebSocket listener inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<String>,
+    /// URL of the leaf node listener inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<String>,
 }
 
 /// What one broker reports of itself.
@@ -351,6 +499,9 @@ pub struct BrokerStatus {
     pub started_at: Option<String>,
     /// Restarts of the container, by whatever cause.
     pub restarts: i32,
+    /// Whether the broker runs with the certificates that it should; absent while it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates_current: Option<bool>,
 }
 
 fn free_object_schema(_: &mut SchemaGenerator) -> Schema {

@@ -5,7 +5,10 @@ use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{LocalRef, conditions_schema, duration_schema};
+use crate::{
+    bridge::DeadLetter,
+    common::{NamespacedRef, conditions_schema, duration_schema, std_duration},
+};
 
 /// A Subscription: one consumer's durable place in a Topic. All pods of the consumer share the work.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -28,7 +31,9 @@ use crate::common::{LocalRef, conditions_schema, duration_schema};
     printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pending"),
     printcolumn(name = "Unacked", type_ = "integer", json_path = ".status.ackPending"),
     printcolumn(name = "Redelivered", type_ = "integer", json_path = ".status.redelivered"),
+    printcolumn(name = "Dead", type_ = "integer", json_path = ".status.deadLettered"),
     printcolumn(name = "Consumer", type_ = "string", priority = 1, json_path = ".status.consumer"),
+    printcolumn(name = "Push", type_ = "integer", priority = 1, json_path = ".spec.push.port"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
@@ -37,11 +42,20 @@ use crate::common::{LocalRef, conditions_schema, duration_schema};
         .message("startFrom is immutable: it only says where a new Subscription begins; create a new one to read again"),
     validation = Rule::new("!has(self.backoff) || !has(self.maxDeliver) || self.maxDeliver >= size(self.backoff)")
         .message("backoff must not have more entries than maxDeliver has tries"),
+    validation = Rule::new("!has(self.push) || !has(self.subscriber) || has(self.subscriber.serviceAccount)")
+        .message("push needs a ServiceAccount as subscriber: events are pushed by the sidecar of its pods, which a client outside Kubernetes does not have"),
+    validation = Rule::new("!has(self.push) || !has(self.ackWait) || duration(self.ackWait) > duration(has(self.push.timeout) ? self.push.timeout : '30s')")
+        .message("ackWait must be longer than push.timeout (default: 30s): else an event would be delivered again while the application still works on it"),
+    validation = Rule::new("!has(self.deadLetter) || has(self.maxDeliver)")
+        .message("deadLetter needs maxDeliver: without a limit an event is delivered again until it is accepted, and is never given up"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SubscriptionSpec {
-    /// The Topic, of this namespace. Immutable.
-    pub topic: LocalRef,
+    /// The Topic. One of another namespace must grant Subscribe to the subscriber. Immutable.
+    pub topic: NamespacedRef,
+    /// Who reads. Default: the ServiceAccount `default` of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscriber: Option<Subscriber>,
     /// Subjects of the Topic that are wanted; `*` stands for one token, a final `>` for one or more. They must lie
     /// within the Topic's subjects and must not overlap each other. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,20 +64,32 @@ pub struct SubscriptionSpec {
     /// Where a new Subscription begins. Default: New. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_from: Option<StartFrom>,
+    /// How the pods of the ServiceAccount get the events by HTTP, from the sidecar beside them. Without it a program pulls
+    /// them with a NATS client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<Push>,
     /// Time that a consumer has to acknowledge an event before it is delivered again. Default: 30s. Where `backoff`
-    /// is set, that decides instead.
+    /// is set, that decides instead. With `push` it is the time after which an event is given to another pod if the one that
+    /// has it vanishes, must be longer than `push.timeout`, and is 30s longer by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub ack_wait: Option<Duration>,
-    /// Deliveries of an event that is not acknowledged. Default: no limit.
+    /// Deliveries of an event that is not acknowledged. Default: no limit. An event that is given up stays in the Topic
+    /// for as long as its retention keeps it, and is not delivered again; `deadLetter` names a place for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_deliver: Option<i32>,
-    /// Waiting times between the deliveries of an event; the last one repeats.
+    /// Waiting times between the deliveries of an event; the last one repeats. With `push` they begin with the application's
+    /// refusal, and the default is from 1s, doubling, to 1m; without, with the delivery that was not acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "durations_schema")]
     pub backoff: Option<Vec<Duration>>,
-    /// Events that may be delivered and not yet acknowledged, over all pods of the consumer. Default: 1000.
+    /// Where events go that were not accepted in `maxDeliver` tries, or that the consumer has terminated: a Topic of this
+    /// namespace and of the same mesh. They are stored there with their headers and the reason. Default: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
+    /// Events that may be delivered and not yet acknowledged, over all pods of the consumer. Default: 1000, of which with
+    /// `push` each pod has at most 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_in_flight: Option<i32>,
@@ -74,6 +100,54 @@ pub struct SubscriptionSpec {
     /// Default: Delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<PlacePolicy>,
+}
+
+/// Who reads a Subscription; exactly one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.serviceAccount) != has(self.client)")
+        .message("exactly one of serviceAccount and client must be set"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Subscriber {
+    /// The pods of this namespace that run as this ServiceAccount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub service_account: Option<String>,
+    /// A client of the mesh, by its name in the EventMesh's `clients`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub client: Option<String>,
+}
+
+/// How events are pushed: each is a POST of a CloudEvent to the application in the same pod. An answer of 2xx accepts it;
+/// 429 and 503 slow the deliveries down; every other answer, and none in time, is a try that failed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(self.timeout) || (duration(self.timeout) >= duration('100ms') && duration(self.timeout) <= duration('1h'))")
+        .message("timeout must be between 100ms and 1h"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Push {
+    /// The port at which the application listens for HTTP, on `127.0.0.1` or all addresses of its pod.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Path of the requests. Default: `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r#"^/[!-"$-~]*$"#))]
+    pub path: Option<String>,
+    /// How long the application may take to answer. Default: 30s. Must be shorter than `ackWait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub timeout: Option<Duration>,
+}
+
+impl Push {
+    /// How long the application may take to answer.
+    #[must_use]
+    pub fn timeout(&self) -> std::time::Duration {
+        self.timeout.as_ref().map_or(std::time::Duration::from_secs(30), std_duration)
+    }
 }
 
 /// Where a new Subscription begins.
@@ -144,6 +218,12 @@ pub struct SubscriptionStatus {
     /// When the broker last delivered an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_active: Option<String>,
+    /// Events stored in the dead-letter Topic since this Subscription was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_lettered: Option<i64>,
+    /// When an event was last stored in the dead-letter Topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_dead_letter: Option<String>,
 }
 
 fn durations_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    common::{DeletionPolicy, MeshRef, conditions_schema, duration_schema},
+    common::{DeletionPolicy, MeshRef, NamespacedRef, conditions_schema, duration_schema},
     quantity::ByteQuantity,
 };
 
@@ -36,6 +36,10 @@ use crate::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
+    validation = Rule::new("!(has(self.storage) && has(self.storage.type) && self.storage.type == 'None') || !(has(self.retention) || has(self.deduplicationWindow) || has(self.deletionPolicy) || has(self.managed) || has(self.storage.replicas) || has(self.storage.compression))")
+        .message("storage.type None stores nothing: leave out retention, deduplicationWindow, deletionPolicy, managed, storage.replicas and storage.compression"),
+    validation = Rule::new("!has(self.grants) || (has(self.storage) && has(self.storage.type) && self.storage.type == 'None') || !self.grants.exists(grant, 'Reply' in grant.allow)")
+        .message("Reply is a right in Topics with storage.type None only: an event that is stored is answered by the store"),
     validation = Rule::new("self.mesh == oldSelf.mesh").message("mesh is immutable: events do not move between meshes; create a new Topic"),
     validation = Rule::new("(has(self.storage) && has(self.storage.type) ? self.storage.type : 'File') == (has(oldSelf.storage) && has(oldSelf.storage.type) ? oldSelf.storage.type : 'File')")
         .message("storage.type is immutable: the broker cannot move a stream between memory and disk; create a new Topic"),
@@ -61,12 +65,71 @@ pub struct TopicSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub deduplication_window: Option<Duration>,
+    /// Who may publish to the Topic, and which other namespaces may subscribe to it. Subscriptions and routes of the
+    /// Topic's own namespace need no grant; publishers always do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub grants: Option<Vec<Grant>>,
     /// What happens to the stored events when this object is deleted. Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// False: report the state of a stream that already exists, and never create, change or delete it. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub managed: Option<bool>,
+}
+
+/// Rights in a Topic that its owner gives away.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!('Reply' in self.allow) || has(self.to.serviceAccount) || has(self.to.client)")
+        .message("Reply is for one serviceAccount or client: of several, each would be asked and the first answer would win"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// Who gets the rights.
+    pub to: GrantTo,
+    /// Publish: to publish events. Subscribe: to have Subscriptions and outbound routes that read the Topic; for a
+    /// client that speaks MQTT, to subscribe there. In a Topic with storage.type None, Publish: to publish events and to send
+    /// requests; Subscribe: to hear them; Reply: to answer requests, for one ServiceAccount or client only.
+    #[schemars(length(min = 1, max = 3))]
+    pub allow: Vec<Right>,
+    /// Subjects that the grant is limited to; `*` stands for one token, a final `>` for one or more. They must lie
+    /// within the Topic's subjects. Default: all of the Topic's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 1024)))]
+    pub subjects: Option<Vec<String>>,
+}
+
+/// Who a grant is for; exactly one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(has(self.serviceAccount) ? 1 : 0) + (has(self.bridge) ? 1 : 0) + (has(self.namespace) ? 1 : 0) + (has(self.client) ? 1 : 0) == 1")
+        .message("exactly one of serviceAccount, bridge, namespace and client must be set"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantTo {
+    /// The pods that run as this ServiceAccount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<NamespacedRef>,
+    /// A Bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<NamespacedRef>,
+    /// Every ServiceAccount and Bridge of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// A client of the mesh, by its name in the EventMesh's `clients`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub client: Option<String>,
+}
+
+/// A right in a Topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Right {
+    Publish,
+    Subscribe,
+    Reply,
 }
 
 /// How long events are kept.
@@ -128,7 +191,8 @@ pub enum Discard {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TopicStorage {
-    /// File or Memory. Memory loses its events when its brokers restart. Default: File. Immutable.
+    /// File, Memory or None. Memory loses its events when its brokers restart. None stores nothing: events reach whoever
+    /// listens at that moment, and requests whoever answers. Default: File. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "type")]
     pub kind: Option<StorageType>,
@@ -146,6 +210,15 @@ pub struct TopicStorage {
 pub enum StorageType {
     File,
     Memory,
+    None,
+}
+
+impl TopicSpec {
+    /// Whether nothing is stored: events and requests go to who is there.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.storage.as_ref().and_then(|storage| storage.kind) == Some(StorageType::None)
+    }
 }
 
 /// Compression of stored events.

@@ -39,6 +39,26 @@ fn mesh(#[case] name: &str, #[case] spec: Value, #[case] refusal: &str) {
 }
 
 #[rstest]
+#[case(json!({}), "")]
+#[case(json!({"issuer": "Managed", "certificateLifetime": "1m", "caLifetime": "1m", "caOverlap": "10s"}), "")]
+#[case(json!({"issuer": "Disabled"}), "")]
+#[case(json!({"issuer": "CertManager"}), "`issuerRef` must be set")]
+#[case(json!({"issuer": "CertManager", "issuerRef": {"name": "company", "kind": "ClusterIssuer"}}), "")]
+#[case(json!({"issuerRef": {"name": "company"}}), "`issuerRef` must be set")]
+#[case(json!({"issuer": "Secret"}), "`secret` must be set")]
+#[case(json!({"issuer": "Secret", "secret": {"name": "mine"}}), "")]
+#[case(json!({"issuer": "Managed", "secret": {"name": "mine"}}), "`secret` must be set")]
+#[case(json!({"certificateLifetime": "59s"}), "certificateLifetime must be at least 1m")]
+#[case(json!({"caLifetime": "30s", "caOverlap": "1s"}), "caLifetime must be at least 1m")]
+#[case(json!({"caOverlap": "500ms"}), "caOverlap must be at least 1s")]
+#[case(json!({"caLifetime": "100h"}), "six times caOverlap")]
+#[case(json!({"caLifetime": "100h", "caOverlap": "16h"}), "")]
+fn mesh_tls(#[case] tls: Value, #[case] refusal: &str) {
+    let mesh: EventMesh = object("EventMesh", "retail", &json!({"brokers": {}, "tls": tls}));
+    assert_refused(&refusals(mesh.validate_cel()), refusal);
+}
+
+#[rstest]
 #[case(json!({"brokers": {}}), json!({"brokers": {"replicas": 3}}), "")]
 #[case(json!({"brokers": {}}), json!({"brokers": {"replicas": 5}}), "")]
 #[case(json!({"brokers": {}}), json!({"brokers": {"replicas": 1}}), "replicas cannot be lowered")]
@@ -67,6 +87,13 @@ fn topic_spec(fields: &Value) -> Value {
 #[case("accounts", json!({"storage": {"replicas": 2}}), "replicas must be 1, 3 or 5")]
 #[case("accounts", json!({"retention": {"discard": "New"}}), "needs maxBytes")]
 #[case("accounts", json!({"retention": {"discard": "New", "maxMessages": 10}}), "")]
+#[case("accounts", json!({"storage": {"type": "None"}}), "")]
+#[case("accounts", json!({"storage": {"type": "None"}, "retention": {"maxAge": "1h"}}), "stores nothing")]
+#[case("accounts", json!({"storage": {"type": "None", "replicas": 3}}), "stores nothing")]
+#[case("accounts", json!({"storage": {"type": "None"}, "deletionPolicy": "Delete"}), "stores nothing")]
+#[case("accounts", json!({"storage": {"type": "None"}, "grants": [{"to": {"client": "c"}, "allow": ["Publish", "Reply"]}]}), "")]
+#[case("accounts", json!({"storage": {"type": "None"}, "grants": [{"to": {"namespace": "n"}, "allow": ["Reply"]}]}), "one serviceAccount or client")]
+#[case("accounts", json!({"grants": [{"to": {"client": "c"}, "allow": ["Reply"]}]}), "storage.type None only")]
 fn topic(#[case] name: &str, #[case] fields: Value, #[case] refusal: &str) {
     let topic: Topic = object("Topic", name, &topic_spec(&fields));
     assert_refused(&refusals(topic.validate_cel()), refusal);
@@ -76,6 +103,7 @@ fn topic(#[case] name: &str, #[case] fields: Value, #[case] refusal: &str) {
 #[case(json!({}), json!({"mesh": {"name": "other"}}), "mesh is immutable")]
 #[case(json!({}), json!({"storage": {"type": "File"}}), "")]
 #[case(json!({}), json!({"storage": {"type": "Memory"}}), "storage.type is immutable")]
+#[case(json!({}), json!({"storage": {"type": "None"}}), "storage.type is immutable")]
 #[case(json!({}), json!({"retention": {"policy": "WorkQueue"}}), "retention.policy is immutable")]
 #[case(json!({}), json!({"retention": {"maxAge": "1h"}}), "")]
 fn topic_update(#[case] old: Value, #[case] new: Value, #[case] refusal: &str) {
@@ -89,6 +117,15 @@ fn topic_update(#[case] old: Value, #[case] new: Value, #[case] refusal: &str) {
 #[case(json!({"topic": {"name": "accounts"}, "startFrom": {"position": "Time"}}), "`time` must be set")]
 #[case(json!({"topic": {"name": "accounts"}, "startFrom": {"position": "New", "sequence": 4}}), "`sequence` must be set")]
 #[case(json!({"topic": {"name": "accounts"}, "maxDeliver": 1, "backoff": ["1s", "5s"]}), "backoff must not have more entries")]
+#[case(json!({"topic": {"name": "accounts"}, "deadLetter": {"topic": "dead"}}), "deadLetter needs maxDeliver")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080}}), "")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080}, "subscriber": {"serviceAccount": "a"}}), "")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080}, "subscriber": {"client": "c"}}), "push needs a ServiceAccount")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080, "timeout": "2h"}}), "timeout must be between")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080, "timeout": "10ms"}}), "timeout must be between")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080}, "ackWait": "30s"}), "ackWait must be longer than push.timeout")]
+#[case(json!({"topic": {"name": "accounts"}, "push": {"port": 8080, "timeout": "5s"}, "ackWait": "6s"}), "")]
+#[case(json!({"topic": {"name": "accounts"}, "deadLetter": {"topic": "dead"}, "maxDeliver": 1}), "")]
 fn subscription(#[case] spec: Value, #[case] refusal: &str) {
     let subscription: Subscription = object("Subscription", "ledger", &spec);
     assert_refused(&refusals(subscription.validate_cel()), refusal);
@@ -115,16 +152,69 @@ fn bridge_spec(fields: &Value) -> Value {
     spec
 }
 
+fn listen(authentication: &Value) -> Value {
+    json!({"listen": {"authentication": authentication}})
+}
+
+fn http(endpoint: &Value) -> Value {
+    json!({"endpoint": {"http": endpoint}, "inbound": [{"name": "in", "from": "/a/*", "to": "a.{1}"}]})
+}
+
+fn outbound(endpoint: &Value) -> Value {
+    let route = json!({"name": "out", "from": {"topic": "t"}, "to": "/b"});
+    json!({"endpoint": {"http": endpoint}, "inbound": [], "outbound": [route]})
+}
+
 #[rstest]
 #[case(json!({}), "")]
 #[case(json!({"endpoint": {}}), "exactly one kind of endpoint")]
 #[case(json!({"inbound": []}), "at least one route")]
 #[case(json!({"outbound": [{"name": "in", "from": {"topic": "t"}, "to": "b"}]}), "route names must be unique")]
-#[case(json!({"replicas": 2}), "at most 1 replica")]
+#[case(json!({"replicas": 2}), "")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://a:1"], "jetstream": {}}}}), "")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://a:1"]}, "mqtt": {"url": "mqtt://a:1"}}}), "exactly one kind of endpoint")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://a:1"]}}}), "core NATS confirms nothing")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://a:1"]}}, "delivery": {"guarantee": "AtMostOnce"}}), "")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://a:1", "tls://b:1"], "jetstream": {}}}}), "all with nats://")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://a:1"], "jetstream": {}, "tls": {"secret": {"name": "s"}}}}}), "begin with tls://")]
 #[case(json!({"replicas": 0}), "")]
 #[case(json!({"replicas": 3, "inbound": [], "outbound": [{"name": "out", "from": {"topic": "t"}, "to": "b"}]}), "")]
 #[case(json!({"endpoint": {"mqtt": {"url": "mqtt://a:1", "tls": {"secret": {"name": "s"}}}}}), "begins with mqtts://")]
+#[case(json!({"endpoint": {"amqp": {"url": "amqp://a:1/v", "version": "V091"}}}), "")]
+#[case(json!({"endpoint": {"amqp": {"url": "amqp://a:1/v", "version": "V1"}}}), "no virtual hosts")]
+#[case(json!({"endpoint": {"amqp": {"url": "amqp://a:1", "version": "V1", "tls": {"secret": {"name": "s"}}}}}), "begins with amqps://")]
+#[case(json!({"endpoint": {"amqp": {"url": "amqp://a", "version": "V1"}, "mqtt": {"url": "mqtt://a:1"}}}), "exactly one kind of endpoint")]
+#[case(json!({"endpoint": {"amqp": {"url": "amqp://a", "version": "V091"}}, "replicas": 2}), "")]
+#[case(http(&listen(&json!({"none": {}}))), "")]
+#[case(http(&listen(&json!({}))), "exactly one of `none`, `bearer`")]
+#[case(http(&listen(&json!({"none": {}, "github": {"secret": {"name": "s"}}}))), "exactly one of `none`, `bearer`")]
+#[case(http(&json!({})), "exactly one of `listen` and `target`")]
+#[case(http(&json!({"listen": {"authentication": {"none": {}}}, "target": {"url": "http://a"}})), "exactly one of `listen` and `target`")]
+#[case(http(&json!({"target": {"url": "http://a.example"}})), "an HTTP target has outbound routes only")]
+#[case(outbound(&json!({"target": {"url": "https://a.example/x", "tls": {"secret": {"name": "s"}}}})), "")]
+#[case(outbound(&json!({"target": {"url": "http://a.example", "tls": {"secret": {"name": "s"}}}})), "begins with https://")]
+#[case(outbound(&json!({"target": {"url": "http://a.example", "authentication": {}}})), "exactly one of `bearer` and `basic`")]
+#[case(outbound(&listen(&json!({"none": {}}))), "an HTTP listener has inbound routes only")]
+#[case(json!({"endpoint": {"http": listen(&json!({"none": {}})), "mqtt": {"url": "mqtt://a:1"}}}), "exactly one kind of endpoint")]
+#[case(json!({"endpoint": {"kafka": {"bootstrapServers": ["a:9092"]}}, "replicas": 3}), "")]
+#[case(json!({"endpoint": {"kafka": {"bootstrapServers": ["a:9092"]}, "mqtt": {"url": "mqtt://a:1"}}}), "exactly one kind of endpoint")]
+#[case(json!({"outbound": [{"name": "out", "from": {"topic": "t"}, "to": "b", "key": "{1}"}]}), "for Kafka only")]
+#[case(
+    json!({"endpoint": {"kafka": {"bootstrapServers": ["a:9092"], "tls": {}, "startFrom": "Latest", "credentials": {"secret": {"name": "s"}}}},
+        "outbound": [{"name": "out", "from": {"topic": "t"}, "to": "b", "key": "{1}"}]}),
+    ""
+)]
 fn bridge(#[case] fields: Value, #[case] refusal: &str) {
     let bridge: Bridge = object("Bridge", "factory", &bridge_spec(&fields));
+    assert_refused(&refusals(bridge.validate_cel()), refusal);
+}
+
+#[rstest]
+#[case(json!({"mqtt": {"url": "mqtt://x:1"}}), "")]
+#[case(json!({"nats": {"urls": ["nats://x:4222"], "jetstream": {}}}), "`retain` is for MQTT only")]
+fn only_mqtt_retains(#[case] endpoint: Value, #[case] refusal: &str) {
+    let outbound = json!([{"name": "a", "from": {"topic": "t"}, "to": "x", "retain": true}]);
+    let spec = json!({"mesh": {"name": "m"}, "endpoint": endpoint, "outbound": outbound});
+    let bridge: Bridge = object("Bridge", "b", &spec);
     assert_refused(&refusals(bridge.validate_cel()), refusal);
 }

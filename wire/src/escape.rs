@@ -1,10 +1,12 @@
-//! One MQTT topic level as one subject token, and back.
+//! One level of an address outside as one subject token, and back.
 //!
 //! Going in, what a token can not hold (white space, control characters, `.`, `*`, `>`) and `%` itself become `%XX`, an empty
 //! level becomes a bare `%`, and no level at all (a `#` that matched nothing) `%-`. Going out, `%XX` is decoded, except to the
-//! characters that a topic level can not hold (`/`, `+`, `#`, NUL); these, raw in a token, are encoded.
+//! characters that a level can not hold there (for MQTT `/`, `+`, `#`, NUL); these, raw in a token, are encoded.
 
 use std::fmt::Write as _;
+
+use crate::address::Syntax;
 
 fn encode(character: char, into: &mut String) {
     for byte in character.encode_utf8(&mut [0; 4]).bytes() {
@@ -12,7 +14,7 @@ fn encode(character: char, into: &mut String) {
     }
 }
 
-/// Appends one topic level as one token.
+/// Appends one level as one token.
 pub(crate) fn level_into_token(level: &str, into: &mut String) {
     if level.is_empty() {
         into.push('%');
@@ -27,13 +29,13 @@ pub(crate) fn level_into_token(level: &str, into: &mut String) {
     }
 }
 
-/// Appends any number of topic levels, joined by `/`, as tokens joined by dots.
-pub(crate) fn levels_into_tokens(levels: Option<&str>, into: &mut String) {
+/// Appends any number of levels as tokens joined by dots.
+pub(crate) fn levels_into_tokens(syntax: &Syntax, levels: Option<&str>, into: &mut String) {
     let Some(levels) = levels else {
         into.push_str("%-");
         return;
     };
-    for (index, level) in levels.split('/').enumerate() {
+    for (index, level) in levels.split(syntax.separator).enumerate() {
         if index > 0 {
             into.push('.');
         }
@@ -41,8 +43,8 @@ pub(crate) fn levels_into_tokens(levels: Option<&str>, into: &mut String) {
     }
 }
 
-/// Appends one token as one topic level.
-pub(crate) fn token_into_level(token: &str, into: &mut String) {
+/// Appends one token as one level.
+pub(crate) fn token_into_level(syntax: &Syntax, token: &str, into: &mut String) {
     if token == "%" {
         return;
     }
@@ -51,7 +53,7 @@ pub(crate) fn token_into_level(token: &str, into: &mut String) {
     while let Some((&byte, after)) = rest.split_first() {
         let decoded = (byte == b'%').then(|| hex_pair(after)).flatten();
         match decoded {
-            Some(decoded) if !matches!(decoded, b'/' | b'+' | b'#' | 0) => {
+            Some(decoded) if syntax.can_hold(char::from(decoded)) => {
                 bytes.push(decoded);
                 rest = &after[2..];
             }
@@ -64,8 +66,8 @@ pub(crate) fn token_into_level(token: &str, into: &mut String) {
     // Bytes that were decoded may not be text; then the token is its own best name.
     let text = String::from_utf8(bytes).unwrap_or_else(|_| token.to_owned());
     for (index, character) in text.chars().enumerate() {
-        let leading_dollar = character == '$' && index == 0 && into.is_empty();
-        if matches!(character, '/' | '+' | '#' | '\0') || leading_dollar {
+        let hidden = Some(character) == syntax.hidden && index == 0 && into.is_empty();
+        if !syntax.can_hold(character) || hidden {
             encode(character, into);
         } else {
             into.push(character);
@@ -73,19 +75,19 @@ pub(crate) fn token_into_level(token: &str, into: &mut String) {
     }
 }
 
-/// Appends tokens joined by dots as topic levels joined by `/`.
-pub(crate) fn tokens_into_levels(tokens: &str, into: &mut String) {
+/// Appends tokens joined by dots as levels.
+pub(crate) fn tokens_into_levels(syntax: &Syntax, tokens: &str, into: &mut String) {
     if tokens == "%-" {
-        if into.ends_with('/') {
+        if into.ends_with(syntax.separator) {
             into.pop();
         }
         return;
     }
     for (index, token) in tokens.split('.').enumerate() {
         if index > 0 {
-            into.push('/');
+            into.push(syntax.separator);
         }
-        token_into_level(token, into);
+        token_into_level(syntax, token, into);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The `CloudEvents` view of an event that filters see.
+//! The `CloudEvents` view of an event that filters and transforms see, whatever the endpoint.
 
 #![expect(clippy::disallowed_types, reason = "CEL values are made from hash maps; nothing is iterated or rendered")]
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cel::Value;
 
-/// What a filter may look at, borrowed from the event on its way.
+/// What an expression may look at, borrowed from the event on its way.
 #[derive(Debug, Clone, Default)]
 pub struct EventView<'a> {
     /// The `CloudEvents` `id`, else empty.
@@ -31,18 +31,34 @@ impl EventView<'_> {
         let text = |value: &str| Value::String(Arc::new(value.to_owned()));
         let headers: HashMap<String, Value> =
             self.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-        let mut event: HashMap<String, Value> = HashMap::with_capacity(7);
+        let attributes: HashMap<String, Value> = self
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((attribute_name(name)?.to_ascii_lowercase(), text(value))))
+            .collect();
+        let mut event: HashMap<String, Value> = HashMap::with_capacity(8);
         event.insert("id".into(), text(self.id));
         event.insert("source".into(), text(self.source));
         event.insert("type".into(), text(self.kind));
         event.insert("subject".into(), text(self.subject));
         event.insert("time".into(), text(self.time));
         event.insert("headers".into(), headers.into());
+        event.insert("attributes".into(), attributes.into());
         if with_data {
             event.insert("data".into(), data_value(self.data));
         }
         event.into()
     }
+}
+
+/// The `CloudEvents` attribute that a header of the mesh carries, extensions included.
+#[must_use]
+pub fn attribute_name(header: &str) -> Option<&str> {
+    let (prefix, name) = header.split_at_checked(3)?;
+    if prefix.eq_ignore_ascii_case("ce-") {
+        return Some(name);
+    }
+    header.eq_ignore_ascii_case("content-type").then_some("datacontenttype")
 }
 
 /// JSON as what it holds, other text as a string, anything else as bytes.

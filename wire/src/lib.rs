@@ -6,9 +6,11 @@
 
 pub mod address;
 pub mod config;
+mod credentials;
 mod escape;
 pub mod event;
-pub mod filter;
+pub mod expression;
+pub mod key;
 pub mod names;
 mod pem;
 pub mod report;

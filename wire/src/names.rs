@@ -14,6 +14,12 @@ pub const HEADER_BRIDGE: &str = "Em-Bridge";
 /// MQTT 5 user property that marks an event with the uid of the Bridge that sent it out of the mesh.
 pub const PROPERTY_BRIDGE: &str = "em-bridge";
 
+/// The stream of a mesh that holds the leases of its bridges, one record a bridge. No Topic has a name like it.
+pub const LEASE_STREAM: &str = "EM_leases";
+
+/// What that stream stores.
+pub const LEASE_SUBJECTS: &str = "$EM.lease.>";
+
 /// Stream of a Topic: `<namespace>_<topic>`.
 #[must_use]
 pub fn stream(namespace: &str, topic: &str) -> String {
@@ -41,6 +47,18 @@ pub fn report_subject(namespace: &str, bridge: &str, pod: &str) -> String {
     format!("$EM.report.{namespace}.{}.{}", bridge.replace('.', "_"), pod.replace('.', "_"))
 }
 
+/// Subject of a bridge's lease: `$EM.lease.<namespace>.<bridge>`; dots become `_` as in [`report_subject`].
+#[must_use]
+pub fn lease_subject(namespace: &str, bridge: &str) -> String {
+    format!("$EM.lease.{namespace}.{}", bridge.replace('.', "_"))
+}
+
+/// Subject of a request for what a bridge's lease says.
+#[must_use]
+pub fn lease_read_subject(namespace: &str, bridge: &str) -> String {
+    format!("$JS.API.DIRECT.GET.{LEASE_STREAM}.{}", lease_subject(namespace, bridge))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +69,7 @@ mod tests {
         assert_eq!(subscription_consumer("shop", "ledger"), "sub_shop_ledger");
         assert_eq!(bridge_consumer("shop", "factory", "commands"), "bridge_shop_factory_commands");
         assert_eq!(report_subject("shop", "a.b", "a.b-7f"), "$EM.report.shop.a_b.a_b-7f");
+        assert_eq!(lease_subject("shop", "a.b"), "$EM.lease.shop.a_b");
+        assert_eq!(lease_read_subject("shop", "b"), "$JS.API.DIRECT.GET.EM_leases.$EM.lease.shop.b");
     }
 }

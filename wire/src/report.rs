@@ -21,6 +21,9 @@ pub struct Report {
     /// When this report was made, in whole seconds.
     pub at: Timestamp,
     pub connected: Connected,
+    /// Only where one pod at a time carries events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseReport>,
     /// Set while the file on disk can not be used and an older configuration keeps running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_problem: Option<String>,
@@ -44,6 +47,19 @@ pub struct Connected {
     /// Why the endpoint is not connected, when it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_error: Option<LastError>,
+}
+
+/// Whether the pod is the one that carries events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseReport {
+    pub active: bool,
+    /// The pod that is, as far as this one knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// Why it can not find out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +106,8 @@ pub enum RouteState {
     Running,
     /// The user asked for it.
     Paused,
+    /// Another pod carries the events; this one takes over when that one is gone.
+    Standby,
     /// Both sides are there, and an event can not be delivered: it is tried again, and nothing is lost.
     Blocked,
     /// It can not work as configured; `lastError` says why. It is tried again slowly.
@@ -97,7 +115,8 @@ pub enum RouteState {
 }
 
 impl RouteState {
-    pub const ALL: [Self; 5] = [Self::Connecting, Self::Running, Self::Paused, Self::Blocked, Self::Failed];
+    pub const ALL: [Self; 6] =
+        [Self::Connecting, Self::Running, Self::Paused, Self::Standby, Self::Blocked, Self::Failed];
 
     /// The name used in metrics and logs.
     #[must_use]
@@ -106,6 +125,7 @@ impl RouteState {
             Self::Connecting => "connecting",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Standby => "standby",
             Self::Blocked => "blocked",
             Self::Failed => "failed",
         }
@@ -126,9 +146,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// For any numbers: a report is what somebody has sent.
     #[must_use]
-    pub const fn balances(&self) -> bool {
-        self.received == self.delivered + self.filtered + self.dead_lettered + self.dropped + self.in_flight
+    pub fn balances(&self) -> bool {
+        let parts = [self.delivered, self.filtered, self.dead_lettered, self.dropped, self.in_flight];
+        u128::from(self.received) == parts.into_iter().map(u128::from).sum()
     }
 }
 
@@ -148,6 +170,13 @@ pub fn whole_seconds(at: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn books_of_any_size_can_be_looked_at() {
+        let books = Counters { received: 1, delivered: u64::MAX, in_flight: 2, ..Counters::default() };
+        assert!(!books.balances(), "a sum that wraps around is no balance");
+        assert!(Counters { received: u64::MAX, delivered: u64::MAX, ..Counters::default() }.balances());
+    }
 
     #[test]
     fn times_are_rfc3339_in_whole_seconds() {

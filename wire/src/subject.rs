@@ -22,7 +22,9 @@ pub enum SubjectError {
     InnerTail(String),
     #[error("subject `{0}` contains a wildcard where a concrete subject is needed")]
     Wildcard(String),
-    #[error("subject `{0}` is reserved: subjects that start with `$` or `_INBOX` belong to the broker and the mesh")]
+    #[error(
+        "subject `{0}` is reserved: subjects that start with `$`, `_INBOX`, `_R_` or `_GR_` belong to the broker and the mesh"
+    )]
     Reserved(String),
     #[error("subject is {0} bytes long; the limit is {MAX_LENGTH}")]
     TooLong(usize),
@@ -30,6 +32,9 @@ pub enum SubjectError {
 
 /// Longest accepted subject in bytes. The broker's control line holds 4,096 bytes including reply subject and sizes.
 pub const MAX_LENGTH: usize = 1024;
+
+/// First tokens by which brokers and clients carry answers.
+const INTERNAL: [&str; 3] = ["_INBOX", "_R_", "_GR_"];
 
 /// A valid subject pattern that no reserved subject can match.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,7 +51,7 @@ impl Pattern {
         let first = text.split('.').next().unwrap_or_default();
         // A first token that is a wildcard cannot match reserved subjects by itself: the broker keeps `$` subjects
         // out of a stream only when the pattern does not reach them, so such patterns are reserved too.
-        if first.starts_with('$') || first == "_INBOX" || matches!(first, "*" | ">") {
+        if first.starts_with('$') || INTERNAL.contains(&first) || matches!(first, "*" | ">") {
             return Err(SubjectError::Reserved(text.to_owned()));
         }
         Ok(Self(text.to_owned()))

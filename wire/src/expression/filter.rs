@@ -1,64 +1,24 @@
-//! Filters: CEL over the [`EventView`] that must yield a boolean.
+//! Filters: only events for which the expression is true pass.
 
+use cel::Value;
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
-use cel::{Context, Program, Value};
-use thiserror::Error;
 
+use super::{EvaluationError, Expression, ExpressionError};
 use crate::event::EventView;
-
-/// Why an expression is refused before it ever runs.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum FilterError {
-    #[error("`{expression}` does not compile: {problem}")]
-    Syntax { expression: String, problem: String },
-    #[error("`{expression}` yields {kind}, not true or false; compare it with something")]
-    NotBoolean { expression: String, kind: &'static str },
-    #[error("`{expression}` refers to `{name}`; the only variable is `event`")]
-    UnknownVariable { expression: String, name: String },
-}
-
-/// Why an expression gave no answer for an event.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EvaluationError {
-    #[error("the filter could not be evaluated: {0}")]
-    Failed(String),
-    #[error("the filter yielded {0}, not true or false")]
-    NotBoolean(String),
-}
 
 /// A compiled filter.
 #[derive(Debug)]
-pub struct Filter {
-    program: Program,
-    needs_data: bool,
-}
+pub struct Filter(Expression);
 
 impl Filter {
     /// # Errors
     /// When the expression does not compile, refers to anything but `event`, or certainly yields no boolean.
-    pub fn compile(expression: &str) -> Result<Self, FilterError> {
-        let program = Program::compile(expression).map_err(|errors| FilterError::Syntax {
-            expression: expression.to_owned(),
-            problem: errors.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" "),
-        })?;
-        let mut bound = Vec::new();
-        bound_names(program.expression(), &mut bound);
-        let unknown = program
-            .references()
-            .variables()
-            .into_iter()
-            .find(|name| *name != "event" && !name.starts_with('@') && !bound.contains(name))
-            .map(str::to_owned);
-        if let Some(name) = unknown {
-            return Err(FilterError::UnknownVariable { expression: expression.to_owned(), name });
+    pub fn compile(expression: &str) -> Result<Self, ExpressionError> {
+        let compiled = Expression::compile(expression)?;
+        match kind_of(&compiled.parsed) {
+            Kind::Boolean | Kind::Unknown => Ok(Self(compiled)),
+            Kind::Other(kind) => Err(ExpressionError::NotBoolean { expression: expression.to_owned(), kind }),
         }
-        match kind_of(program.expression()) {
-            Kind::Boolean | Kind::Unknown => {}
-            Kind::Other(kind) => return Err(FilterError::NotBoolean { expression: expression.to_owned(), kind }),
-        }
-        // Looking for the word is coarse, and errs on the side of parsing.
-        let needs_data = expression.contains("data") || !expression.contains("event.");
-        Ok(Self { program, needs_data })
     }
 
     /// Whether the event passes.
@@ -66,31 +26,10 @@ impl Filter {
     /// # Errors
     /// When the expression fails for this event (a missing field, types that do not compare) or yields something else.
     pub fn passes(&self, event: &EventView<'_>) -> Result<bool, EvaluationError> {
-        let mut context = Context::default();
-        context.add_variable_from_value("event", event.to_value(self.needs_data));
-        match self.program.execute(&context) {
-            Ok(Value::Bool(answer)) => Ok(answer),
-            Ok(other) => Err(EvaluationError::NotBoolean(other.type_of().to_string())),
-            Err(error) => Err(EvaluationError::Failed(error.to_string().chars().take(200).collect())),
+        match self.0.run(event, "filter")? {
+            Value::Bool(answer) => Ok(answer),
+            other => Err(EvaluationError::NotBoolean(other.type_of().to_string())),
         }
-    }
-}
-
-/// The names that comprehensions (`exists(x, …)`) bring in.
-fn bound_names<'e>(expression: &'e IdedExpr, bound: &mut Vec<&'e str>) {
-    match &expression.expr {
-        Expr::Comprehension(inner) => {
-            bound.push(&inner.iter_var);
-            bound.extend(inner.iter_var2.as_deref());
-            bound.push(&inner.accu_var);
-            for part in [&inner.iter_range, &inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result] {
-                bound_names(part, bound);
-            }
-        }
-        Expr::Call(call) => call.args.iter().chain(call.target.as_deref()).for_each(|part| bound_names(part, bound)),
-        Expr::Select(select) => bound_names(&select.operand, bound),
-        Expr::List(list) => list.elements.iter().for_each(|part| bound_names(part, bound)),
-        _ => {}
     }
 }
 
@@ -111,15 +50,15 @@ fn kind_of(expression: &IdedExpr) -> Kind {
         Expr::List(_) => Kind::Other("a list"),
         Expr::Map(_) | Expr::Struct(_) => Kind::Other("a map"),
         Expr::Select(select) if select.test => Kind::Boolean,
-        Expr::Select(select) => match (&select.operand.expr, select.field.as_str()) {
-            (Expr::Ident(name), "id" | "source" | "type" | "subject" | "time") if name == "event" => {
-                Kind::Other("a string")
-            }
-            (Expr::Ident(name), "headers") if name == "event" => Kind::Other("a map"),
-            _ => Kind::Unknown,
-        },
         Expr::Ident(name) if name == "event" => Kind::Other("a map"),
         Expr::Call(call) => match call.func_name.as_str() {
+            operators::INDEX => match (&call.args[0].expr, field_name(&call.args[1])) {
+                (Expr::Ident(name), Some("id" | "source" | "type" | "subject" | "time")) if name == "event" => {
+                    Kind::Other("a string")
+                }
+                (Expr::Ident(name), Some("headers" | "attributes")) if name == "event" => Kind::Other("a map"),
+                _ => Kind::Unknown,
+            },
             operators::CONDITIONAL => match (kind_of(&call.args[1]), kind_of(&call.args[2])) {
                 (Kind::Other(kind), _) | (_, Kind::Other(kind)) => Kind::Other(kind),
                 (Kind::Boolean, Kind::Boolean) => Kind::Boolean,
@@ -142,11 +81,19 @@ fn kind_of(expression: &IdedExpr) -> Kind {
     }
 }
 
+fn field_name(key: &IdedExpr) -> Option<&str> {
+    match &key.expr {
+        Expr::Literal(LiteralValue::String(name)) => Some(name.inner()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::expression::{MAX_BRACKETS, MAX_LENGTH};
 
     #[rstest]
     #[case("event.data.celsius > 80", r#"{"celsius": 81.5}"#, true)]
@@ -156,6 +103,12 @@ mod tests {
     #[case("has(event.data.x)", r#"{"y": 1}"#, false)]
     #[case("event.headers['k'] == 'v'", "", true)]
     #[case("event.data.list.exists(x, x > 2)", r#"{"list": [1, 2, 3]}"#, true)]
+    #[case("{'any': event.data.list.exists(x, x > 2)}['any']", r#"{"list": [1, 2, 3]}"#, true)]
+    #[case(
+        "event.data.list.map(x, x * 2).filter(x, x > 2).map(x, [x]).exists(x, x.exists(y, y == 4))",
+        r#"{"list": [1, 2]}"#,
+        true
+    )]
     #[case("true", "", true)]
     fn evaluates(#[case] expression: &str, #[case] data: &str, #[case] expected: bool) {
         let headers = [("k".to_owned(), "v".to_owned())];
@@ -173,9 +126,23 @@ mod tests {
     #[case("true ? 1 : 2", "yields a number")]
     #[case("[true]", "yields a list")]
     #[case("evnt.data > 1", "refers to `evnt`")]
+    #[case("[1].exists(a, [1].all(b, [1].exists(c, a + b + c > 2)))", "may be in each other")]
+    #[case("{'k': [1].map(a, [1].map(b, [1].map(c, c)))} == {}", "may be in each other")]
     fn refuses(#[case] expression: &str, #[case] problem: &str) {
         let error = Filter::compile(expression).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
+    }
+
+    #[test]
+    fn a_parser_that_calls_itself_is_given_nothing_too_deep() {
+        let deep = |brackets: usize| format!("{}true{}", "(".repeat(brackets), ")".repeat(brackets));
+        // The stack of a main thread, on which operator and bridge run; a test's is smaller.
+        let main = std::thread::Builder::new().stack_size(8 << 20);
+        let compiled = main.spawn(move || Filter::compile(&deep(32)).is_ok()).unwrap();
+        assert!(compiled.join().unwrap());
+        for refused in [deep(MAX_BRACKETS + 1), "[".repeat(4000), format!("event.id == '{}'", "x".repeat(MAX_LENGTH))] {
+            assert_eq!(Filter::compile(&refused).unwrap_err(), ExpressionError::TooLarge);
+        }
     }
 
     #[rstest]
@@ -183,6 +150,8 @@ mod tests {
     #[case("event.data.celsius > 80", r#"{"fahrenheit": 1}"#)]
     #[case("event.data.celsius > 80", r#"{"celsius": "hot"}"#)]
     #[case("event.data", r#"{"a": 1}"#)]
+    #[case("!event.data.closed", "no json")]
+    #[case("event.data.door.closed == false", r#"{"door": "open"}"#)]
     fn gives_no_answer(#[case] expression: &str, #[case] data: &str) {
         let event = EventView { data: data.as_bytes(), ..EventView::default() };
         assert!(Filter::compile(expression).unwrap().passes(&event).is_err());

@@ -1,5 +1,11 @@
 //! `Bridge`: pods that link the mesh to an endpoint outside Kubernetes.
 
+mod amqp;
+pub mod http;
+mod kafka;
+mod mqtt;
+mod nats;
+
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
@@ -9,6 +15,12 @@ use crate::{
     common::{LocalRef, MeshRef, conditions_schema, duration_schema},
     mesh::PodTemplate,
 };
+
+pub use amqp::{AmqpEndpoint, AmqpVersion};
+pub use http::HttpEndpoint;
+pub use kafka::{KafkaCredentials, KafkaEndpoint, KafkaMechanism, KafkaStart, KafkaTls};
+pub use mqtt::{MqttEndpoint, MqttVersion};
+pub use nats::{NatsCredentials, NatsEndpoint, NatsJetStream};
 
 /// A Bridge: pods that carry events between the mesh and an endpoint outside Kubernetes.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -43,8 +55,16 @@ use crate::{
         .message("a Bridge needs at least one route in `inbound` or `outbound`"),
     validation = Rule::new("!has(self.inbound) || !has(self.outbound) || self.inbound.all(i, self.outbound.all(o, i.name != o.name))")
         .message("route names must be unique over `inbound` and `outbound`"),
-    validation = Rule::new("!has(self.endpoint.mqtt) || !has(self.inbound) || size(self.inbound) == 0 || self.replicas <= 1")
-        .message("a Bridge with inbound MQTT routes runs at most 1 replica: its persistent session belongs to one client"),
+    validation = Rule::new("!has(self.endpoint.http) || !has(self.endpoint.http.listen) || !has(self.outbound) || size(self.outbound) == 0")
+        .message("an HTTP listener has inbound routes only: make another Bridge with a target"),
+    validation = Rule::new("!has(self.endpoint.http) || !has(self.endpoint.http.target) || !has(self.inbound) || size(self.inbound) == 0")
+        .message("an HTTP target has outbound routes only: make another Bridge with a listener"),
+    validation = Rule::new("!has(self.endpoint.nats) || has(self.endpoint.nats.jetstream) || has(self.delivery) && has(self.delivery.guarantee) && self.delivery.guarantee == 'AtMostOnce'")
+        .message("core NATS confirms nothing: set `endpoint.nats.jetstream`, or `delivery.guarantee: AtMostOnce`"),
+    validation = Rule::new("has(self.endpoint.kafka) || !has(self.outbound) || self.outbound.all(o, !has(o.key))")
+        .message("`key` is for Kafka only"),
+    validation = Rule::new("has(self.endpoint.mqtt) || !has(self.outbound) || self.outbound.all(o, !has(o.retain))")
+        .message("`retain` is for MQTT only"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeSpec {
@@ -63,7 +83,9 @@ pub struct BridgeSpec {
     /// How surely, how fast and with what in the worst case events are delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
-    /// Number of bridge pods. Outbound routes share the work among them.
+    /// Number of bridge pods; `kubectl scale`, an HPA or KEDA may set it. They share the work, unless one pod at a time has
+    /// to do it: MQTT with inbound routes, and everything that asks for `ordering: PerSource`. Then one is active
+    /// (`status.activePod`), and the others take over within seconds when it is gone. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
@@ -86,61 +108,49 @@ impl BridgeSpec {
     /// The Secrets that the spec names.
     #[must_use]
     pub fn secret_names(&self) -> Vec<&str> {
-        let Some(mqtt) = &self.endpoint.mqtt else { return Vec::new() };
-        let credentials = mqtt.credentials.as_ref().map(|credentials| credentials.secret.name.as_str());
-        let tls = mqtt.tls.as_ref().map(|tls| tls.secret.name.as_str());
-        credentials.into_iter().chain(tls).collect()
+        let amqp = self.endpoint.amqp.iter().flat_map(AmqpEndpoint::secret_names);
+        let http = self.endpoint.http.iter().flat_map(HttpEndpoint::secret_names);
+        let kafka = self.endpoint.kafka.iter().flat_map(KafkaEndpoint::secret_names);
+        let mqtt = self.endpoint.mqtt.iter().flat_map(MqttEndpoint::secret_names);
+        let nats = self.endpoint.nats.iter().flat_map(NatsEndpoint::secret_names);
+        amqp.chain(http).chain(kafka).chain(mqtt).chain(nats).collect()
     }
 }
 
 /// The system outside; exactly one kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("has(self.mqtt)").message("exactly one kind of endpoint must be set; this release knows `mqtt`"))]
+#[x_kube(
+    validation = Rule::new("[has(self.amqp), has(self.http), has(self.kafka), has(self.mqtt), has(self.nats)].filter(set, set).size() == 1")
+        .message("exactly one kind of endpoint must be set: `amqp`, `http`, `kafka`, `mqtt` or `nats`"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
+    /// HTTP: a listener that takes events in, or a target that events are sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpEndpoint>,
+    /// A Kafka cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaEndpoint>,
     /// An MQTT broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<MqttEndpoint>,
+    /// An AMQP broker, of version 0-9-1 or 1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amqp: Option<AmqpEndpoint>,
+    /// Another NATS system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsEndpoint>,
 }
 
-/// An MQTT broker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(
-    validation = Rule::new("!has(self.tls) || self.url.startsWith('mqtts://')").message("`tls` needs a url that begins with mqtts://"),
-)]
-#[serde(rename_all = "camelCase")]
-pub struct MqttEndpoint {
-    /// Address, `mqtt://host:1883` or, with TLS, `mqtts://host:8883`.
-    #[schemars(length(min = 8, max = 512), regex(pattern = r"^mqtts?://[^/@\s]+$"))]
-    pub url: String,
-    /// Protocol version. Default: V5.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<MqttVersion>,
-    /// Client id, which names the persistent session at the broker. Default: `eventmesh-<namespace>-<name>`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
-    pub client_id: Option<String>,
-    /// Interval of keep-alive packets. Default: 30s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "duration_schema")]
-    pub keep_alive: Option<Duration>,
-    /// How long the broker keeps the session, with the events in it, while the bridge is away (MQTT 5). Default: 168h.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "duration_schema")]
-    pub session_expiry: Option<Duration>,
-    /// User name and password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<Credentials>,
-    /// Certificates of the connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<EndpointTls>,
-}
-
-/// Version of the MQTT protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum MqttVersion {
-    V5,
-    V311,
+impl Endpoint {
+    /// Where it is, without credentials.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        let nats = || self.nats.as_ref().map(|nats| nats.urls.join(","));
+        let amqp = || self.amqp.as_ref().map(|amqp| amqp.url.clone());
+        let kafka = || self.kafka.as_ref().map(|kafka| kafka.bootstrap_servers.join(","));
+        self.mqtt.as_ref().map(|mqtt| mqtt.url.clone()).or_else(amqp).or_else(kafka).or_else(nats)
+    }
 }
 
 /// User name and password of an endpoint.
@@ -158,6 +168,10 @@ pub struct EndpointTls {
     /// Secret of this namespace with the key `ca.crt` (authorities to trust; default: the public ones) and, for a
     /// client certificate, `tls.crt` and `tls.key`.
     pub secret: LocalRef,
+    /// Name to find in the other side's certificate. Default: the host of the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub server_name: Option<String>,
 }
 
 /// One route from outside into the mesh.
@@ -167,7 +181,10 @@ pub struct InboundRoute {
     /// Name of the route, unique in the Bridge.
     #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Address outside, in the endpoint's own syntax; for MQTT a topic filter such as `line/+/temperature`.
+    /// Address outside, in the endpoint's own syntax; for MQTT a topic filter such as `line/+/temperature`, for AMQP a queue
+    /// such as `orders`, or (0-9-1) an exchange and a binding key such as `amq.topic/line.*.temperature`, for HTTP a path such
+    /// as `/orders/*`, for NATS a subject such as `orders.*.created`,
+    /// for Kafka a topic such as `orders` or `orders.*`, where `*` stands for what is between two dots.
     #[schemars(length(min = 1, max = 1024))]
     pub from: String,
     /// Subject in the mesh, for example `factory.line.{1}.temperature`; `{n}` is what the n-th wildcard of `from`
@@ -178,6 +195,11 @@ pub struct InboundRoute {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub filter: Option<String>,
+    /// CEL expression whose value is the event's new data, for example `{'c': event.data.celsius}`: a string or bytes as
+    /// they are, anything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub transform: Option<String>,
     /// Header (MQTT 5: user property) that identifies an event; an event whose id was stored within the Topic's
     /// `deduplicationWindow` is not stored again. Default: the CloudEvents attributes `source` and `id`, where given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -194,14 +216,26 @@ pub struct OutboundRoute {
     pub name: String,
     /// What is read.
     pub from: OutboundFrom,
-    /// Address outside, for MQTT a topic such as `line/{1}/set`; `{n}` is what the n-th wildcard of the matching
-    /// subject in `from.filter` stood for.
+    /// Address outside, for MQTT a topic such as `line/{1}/set`, for AMQP a queue or address such as `orders`, or (0-9-1)
+    /// an exchange and a routing key such as `amq.topic/line.{1}.set`, for HTTP a path such as
+    /// `/orders/{1}`, for Kafka a topic such as `orders.{1}`; `{n}` is what
+    /// the n-th wildcard of the matching subject in `from.filter` stood for.
     #[schemars(length(min = 1, max = 1024))]
     pub to: String,
     /// Only events for which this CEL expression is true are delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub filter: Option<String>,
+    /// CEL expression whose value is the event's new data: a string or bytes as they are, anything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub transform: Option<String>,
+    /// Key of events in Kafka: text in which `{n}` is what the n-th wildcard of the matching subject in `from.filter` stood
+    /// for and `{name}` a header, for example `{1}`. Events of one key are in one partition, in order. Default, also
+    /// for an event without such a header: the key that it had in Kafka or its CloudEvents `partitionkey`, else its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub key: Option<String>,
     /// Ask the MQTT broker to keep the last event of each address for later subscribers. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain: Option<bool>,
@@ -211,9 +245,13 @@ pub struct OutboundRoute {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutboundFrom {
-    /// Name of the Topic, of this namespace.
+    /// Name of the Topic.
     #[schemars(length(min = 1, max = 63))]
     pub topic: String,
+    /// Namespace of the Topic, which must grant Subscribe to this Bridge or its namespace. Default: the Bridge's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
     /// Subjects of the Topic that are wanted. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 1024)))]
@@ -232,13 +270,17 @@ pub enum RouteStart {
 
 /// How surely, how fast and with what in the worst case events are delivered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(self.evaluationErrors) || self.evaluationErrors != 'DeadLetter' || has(self.deadLetter)")
+        .message("`evaluationErrors: DeadLetter` needs a `deadLetter`"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
     /// AtLeastOnce: the source is acknowledged only after the target has confirmed; nothing is lost, an event may
     /// come twice. AtMostOnce: the source is acknowledged first; an event may be lost. Default: AtLeastOnce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarantee: Option<Guarantee>,
-    /// Events of a route that may be under way at once. Default: 1000 outbound, 16384 inbound.
+    /// Events of a route that may be under way at once. Default: 1000; 16384 with inbound MQTT routes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub max_in_flight: Option<i32>,
@@ -248,6 +290,29 @@ pub struct Delivery {
     /// Where events go that cannot be delivered. Default: they block their route until they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetter>,
+    /// None: in the order of the source while nothing fails; an event that is tried again may come after later ones.
+    /// PerSource: events of one source address (topic, partition, queue, subject) arrive in its order, through retries and
+    /// restarts, which costs throughput where few addresses carry much. Default: PerSource for kafka, else None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering: Option<Ordering>,
+    /// What becomes of an event for which `filter` or `transform` gives no answer (a missing field, say). DeadLetter: as an
+    /// event that cannot be delivered. Filter: it does not pass. Default: DeadLetter where there is a `deadLetter`, else Filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation_errors: Option<EvaluationErrors>,
+}
+
+/// In which order events arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Ordering {
+    None,
+    PerSource,
+}
+
+/// What becomes of an event for which an expression gives no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EvaluationErrors {
+    DeadLetter,
+    Filter,
 }
 
 /// Guarantee of delivery.
@@ -308,6 +373,9 @@ pub struct BridgeStatus {
     /// Bridge pods that are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
+    /// The pod that carries events, where one at a time does; the others stand by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_pod: Option<String>,
     /// Label selector of the bridge pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
