@@ -21,6 +21,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// True once the Kubernetes API has been reached. A replica that waits for the Lease is ready as well.
     pub ready: AtomicBool,
+    /// True while the webhook can answer: it has a certificate, and its caches are filled.
+    pub webhook: AtomicBool,
 }
 
 /// Serves until the shutdown.
@@ -35,10 +37,15 @@ pub async fn serve(address: SocketAddr, admin: Arc<Admin>, shutdown: Cancellatio
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    if admin.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok")
-    } else {
+    if !admin.ready.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "the Kubernetes API has not been reached yet")
+    } else if !admin.webhook.load(Ordering::Relaxed) {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the webhook cannot answer: no certificate yet, caches not filled, or shutdown",
+        )
+    } else {
+        (StatusCode::OK, "ok")
     }
 }
 

@@ -29,12 +29,20 @@ struct KindLabels {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
 /// Handles of all metrics, and the registry that renders them.
 pub struct Metrics {
     registry: Registry,
     passes: Family<PassLabels, Counter>,
     duration: Family<ControllerLabels, Histogram>,
     repairs: Family<KindLabels, Counter>,
+    dead_letters: Family<ResultLabels, Counter>,
+    injections: Family<ResultLabels, Counter>,
+    injection_duration: Histogram,
     connections: Gauge,
     leader: Gauge,
 }
@@ -46,18 +54,33 @@ impl Default for Metrics {
         let duration =
             Family::new_with_constructor((|| Histogram::new(exponential_buckets(0.001, 4.0, 8))) as fn() -> _);
         let repairs = Family::default();
+        let dead_letters = Family::default();
+        let injections = Family::default();
+        let injection_duration = Histogram::new(exponential_buckets(0.0001, 4.0, 8));
         let connections = Gauge::default();
         let leader = Gauge::default();
         registry.register("reconciles", "Passes of a controller over an object, by how they ended", passes.clone());
         registry.register_with_unit("reconcile_duration", "Time of a pass", Unit::Seconds, duration.clone());
         registry.register("drift_repairs", "Streams and consumers put back after a change by others", repairs.clone());
         registry.register(
+            "dead_letters",
+            "Tries to move an event that a Subscription has given up, by how they ended",
+            dead_letters.clone(),
+        );
+        registry.register("injections", "Answers of the webhook for pods, by what they say", injections.clone());
+        registry.register_with_unit(
+            "injection_duration",
+            "Time of the webhook for an answer",
+            Unit::Seconds,
+            injection_duration.clone(),
+        );
+        registry.register(
             "broker_meshes",
             "Meshes whose brokers the operator holds a connection to",
             connections.clone(),
         );
         registry.register("leader", "1 while this replica runs the controllers", leader.clone());
-        Self { registry, passes, duration, repairs, connections, leader }
+        Self { registry, passes, duration, repairs, dead_letters, injections, injection_duration, connections, leader }
     }
 }
 
@@ -69,6 +92,17 @@ impl Metrics {
 
     pub fn repaired(&self, kind: &'static str) {
         self.repairs.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// `moved`, `gone` or `failed`.
+    pub fn dead_letter(&self, result: &'static str) {
+        self.dead_letters.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// `injected`, `refused`, `unchanged` or `failed`.
+    pub fn injection(&self, result: &'static str, time: Duration) {
+        self.injections.get_or_create(&ResultLabels { result }).inc();
+        self.injection_duration.observe(time.as_secs_f64());
     }
 
     pub fn meshes(&self, count: usize) {

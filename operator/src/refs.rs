@@ -16,7 +16,7 @@ use kube::{
 
 use crate::{
     broker::{MeshBroker, MeshKey},
-    cache::mesh_key,
+    cache::{Cache, mesh_key},
     engine::Context,
 };
 
@@ -90,7 +90,7 @@ pub fn resolve_mesh(context: &Context, reference: &MeshRef, namespace: &str) -> 
     if mesh.metadata.deletion_timestamp.is_some() {
         return Err(MeshProblem::Deleted(key));
     }
-    if !is_permitted(&mesh, &key, namespace, || labels_of(context, namespace)) {
+    if !lets_in(&context.cache, &mesh, &key, namespace) {
         return Err(MeshProblem::NotPermitted { mesh: key, namespace: namespace.to_owned() });
     }
     let broker = context.brokers.get(&key).filter(|broker| broker.is_ready());
@@ -98,12 +98,18 @@ pub fn resolve_mesh(context: &Context, reference: &MeshRef, namespace: &str) -> 
     Ok(ResolvedMesh { key, mesh, broker, starting })
 }
 
-fn labels_of(context: &Context, namespace: &str) -> BTreeMap<String, String> {
-    let namespace = context.cache.namespaces.get(&ObjectRef::new(namespace));
+/// Whether a mesh lets a namespace in.
+pub fn lets_in(cache: &Cache, mesh: &EventMesh, key: &MeshKey, namespace: &str) -> bool {
+    is_permitted(mesh, key, namespace, || labels_of(cache, namespace))
+}
+
+fn labels_of(cache: &Cache, namespace: &str) -> BTreeMap<String, String> {
+    let namespace = cache.namespaces.get(&ObjectRef::new(namespace));
     namespace.and_then(|namespace| namespace.metadata.labels.clone()).unwrap_or_default()
 }
 
-fn is_permitted(
+/// Whether a mesh lets a namespace with these labels in.
+pub fn is_permitted(
     mesh: &EventMesh,
     key: &MeshKey,
     namespace: &str,

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -32,8 +33,11 @@ use crate::{
     bridge::BridgeController,
     broker::Brokers,
     cache::{Cache, Writers, feed},
+    dead_letters,
     engine::{self, Context},
-    labels::{MANAGED_BY, MANAGED_BY_VALUE},
+    identity::{self, IdentityController, Keyring},
+    injection,
+    labels::{COMPONENT, CREDENTIALS, MANAGED_BY, MANAGED_BY_VALUE},
     mesh::MeshController,
     metrics::Metrics,
     settings::Settings,
@@ -50,7 +54,8 @@ const DRAIN: Duration = Duration::from_secs(15);
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let metrics = Arc::new(Metrics::default());
-    let admin = Arc::new(Admin { metrics: metrics.clone(), ready: AtomicBool::new(false) });
+    let admin =
+        Arc::new(Admin { metrics: metrics.clone(), ready: AtomicBool::new(false), webhook: AtomicBool::new(false) });
     let admin_task = tokio::spawn(admin::serve(settings.admin_addr, admin.clone(), shutdown.child_token()));
     let client = Client::try_default().await.context("no access to a Kubernetes cluster is configured")?;
     let version = client.apiserver_version().await.context("the Kubernetes API does not answer")?;
@@ -58,12 +63,26 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     admin.ready.store(true, Ordering::Relaxed);
 
     let signal = signalled(shutdown.clone())?;
+    // Every replica answers API servers, and goes on for a moment after the lease is given back.
+    let webhook = tokio::spawn(injection::run(
+        settings.clone(),
+        client.clone(),
+        metrics.clone(),
+        admin.clone(),
+        shutdown.child_token(),
+    ));
     let mut leading = pin!(lead(&settings, client, metrics, shutdown.clone()));
+    // Both servers end well only at a shutdown, and then the lease has still to be given back.
+    let admin_ends = async { admin_task.await?.with_context(|| format!("cannot serve on {}", settings.admin_addr)) };
+    let mut servers = pin!(async { tokio::try_join!(admin_ends, async { webhook.await? }) });
     let result = tokio::select! {
-        result = &mut leading => result,
-        served = admin_task => {
-            served?.with_context(|| format!("cannot serve on {}", settings.admin_addr))?;
-            // It ends well only at a shutdown, and then the lease has still to be given back.
+        result = &mut leading => {
+            shutdown.cancel();
+            servers.await?;
+            result
+        }
+        served = &mut servers => {
+            served?;
             leading.await
         }
     };
@@ -146,12 +165,16 @@ async fn controllers(
     let brokers = Arc::new(Brokers::new(shutdown.child_token()));
     let (rules, counts) = Rules::new(cache.clone(), brokers.clone(), wakers);
     let broker_events = brokers.subscribe();
+    let more_broker_events = brokers.subscribe();
     let reporter = Reporter { controller: "eventmesh-operator".into(), instance: Some(settings.pod_name.clone()) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         client: client.clone(),
         cache: cache.clone(),
         brokers,
+        keyring: Keyring::default(),
+        identities: identity::Reports::default(),
+        dead_letters: dead_letters::Ledger::default(),
         metrics,
         images: settings.images.clone(),
         broker_address: settings.broker_address.clone(),
@@ -172,6 +195,10 @@ async fn controllers(
         "caches are filled"
     );
 
+    watches.spawn(identity::sweep(context.clone()));
+    watches.spawn(dead_letters::follow_brokers(context.clone(), more_broker_events));
+    watches.spawn(dead_letters::tell(context.clone()));
+    watches.spawn(injection::Keeper::new(client, &settings.pod_namespace, injection::names(settings)).run());
     let tasks = start(&context, queues, &shutdown);
     tokio::select! {
         () = tasks.wait() => {}
@@ -212,6 +239,13 @@ fn start(context: &Arc<Context>, queues: Queues, shutdown: &CancellationToken) -
         queues.bridges,
         shutdown.clone(),
     ));
+    tasks.spawn(engine::run(
+        IdentityController::new(context.clone()),
+        context.clone(),
+        cache.meshes.clone(),
+        queues.identities,
+        shutdown.clone(),
+    ));
     tasks.close();
     tasks
 }
@@ -247,8 +281,20 @@ fn watches(client: &Client, writers: Writers, rules: &Rules) -> JoinSet<()> {
     ));
     set.spawn(feed::run_metadata::<Secret>(Api::all(all()), everything(), None, rules.clone().secrets()));
     set.spawn(feed::run_metadata::<ConfigMap>(Api::all(all()), children(), None, rules.clone().children()));
-    set.spawn(feed::run_metadata::<Service>(Api::all(all()), children(), None, rules.clone().children()));
-    set.spawn(feed::run_metadata::<ServiceAccount>(Api::all(all()), children(), None, rules.clone().children()));
+    set.spawn(feed::run::<Service>(Api::all(all()), children(), Some(writers.services), rules.clone().children()));
+    set.spawn(feed::run_metadata::<ServiceAccount>(
+        Api::all(all()),
+        everything(),
+        Some(writers.service_accounts),
+        rules.clone().service_accounts(),
+    ));
+    set.spawn(feed::run_metadata::<Secret>(
+        Api::all(all()),
+        watcher::Config::default().labels(&format!("{COMPONENT}={CREDENTIALS}")),
+        Some(writers.credentials),
+        rules.clone().credentials(),
+    ));
+    set.spawn(feed::run_metadata::<NetworkPolicy>(Api::all(all()), children(), None, rules.clone().children()));
     set.spawn(feed::run_metadata::<PodDisruptionBudget>(Api::all(all()), children(), None, rules.clone().children()));
     set
 }

@@ -29,6 +29,12 @@ pub struct Settings {
     /// Where health and metrics are served.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:8080")]
     pub admin_addr: SocketAddr,
+    /// Where the webhook that injects sidecars is served.
+    #[arg(long, env = "WEBHOOK_ADDR", default_value = "0.0.0.0:9443")]
+    pub webhook_addr: SocketAddr,
+    /// More DNS names and IP addresses by which API servers reach the webhook, where they do not use its Service.
+    #[arg(long = "webhook-name", env = "WEBHOOK_NAMES", value_delimiter = ',')]
+    pub webhook_names: Vec<String>,
     /// Run the controllers only while holding the Lease `eventmesh-operator`; needed with more than one replica.
     #[arg(long, env = "LEADER_ELECTION", default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_election: bool,

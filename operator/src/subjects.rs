@@ -48,16 +48,26 @@ pub fn delivered_subjects(to: &str) -> Option<Pattern> {
 /// First subject pattern of a Topic as a place for dead letters: wildcards are filled with where they come from.
 #[must_use]
 pub fn dead_letter_subject(topic: &Topic, namespace: &str, bridge: &str, route: &str) -> Option<String> {
+    dead_letters_from(topic, &[namespace, bridge, route])
+}
+
+/// The same for what a Subscription gives up.
+#[must_use]
+pub fn subscription_dead_letters(topic: &Topic, namespace: &str, subscription: &str) -> Option<String> {
+    dead_letters_from(topic, &[namespace, subscription])
+}
+
+fn dead_letters_from(topic: &Topic, origin: &[&str]) -> Option<String> {
     let subjects = subjects_of(topic);
     let patterns: Vec<Pattern> = subjects.iter().filter_map(|subject| Pattern::parse(subject).ok()).collect();
     // One that can tell where an event comes from is better than one that cannot.
     let pattern = patterns.iter().find(|p| p.as_str().ends_with(".>")).or(patterns.first())?;
-    let mut fill = [namespace, bridge, route].into_iter().cycle();
+    let mut fill = origin.iter().copied().cycle();
     let tokens: Vec<String> = pattern
         .tokens()
         .map(|token| match token {
             "*" => fill.next().unwrap_or_default().to_owned(),
-            ">" => format!("{namespace}.{bridge}.{route}"),
+            ">" => origin.join("."),
             literal => literal.to_owned(),
         })
         .collect();

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic};
+use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic, common::NamespacedRef, mesh::ServiceMesh};
 use eventmesh_wire::names;
 use futures::{
     StreamExt,
@@ -20,14 +20,18 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
-    broker::{BrokerChange, BrokerEvent, Brokers, MeshKey},
+    broker::{BrokerChange, BrokerEvent, Brokers, MeshKey, given_up::NOTES},
     cache::{
-        Cache,
+        Cache, credentials_mesh,
         feed::{Observed, fingerprint},
         mesh_key, namespaced,
         topics::TopicKey,
     },
+    dead_letters::target,
+    identity::party::Party,
     labels,
+    mesh::{build::names as mesh_names, outside_secret},
+    service_mesh::Proxies,
 };
 
 /// The sending ends of the controllers' queues.
@@ -37,6 +41,7 @@ pub struct Wakers {
     topics: UnboundedSender<ObjectRef<Topic>>,
     subscriptions: UnboundedSender<ObjectRef<Subscription>>,
     bridges: UnboundedSender<ObjectRef<Bridge>>,
+    identities: UnboundedSender<ObjectRef<EventMesh>>,
 }
 
 /// The receiving ends.
@@ -45,6 +50,8 @@ pub struct Queues {
     pub topics: UnboundedReceiver<ObjectRef<Topic>>,
     pub subscriptions: UnboundedReceiver<ObjectRef<Subscription>>,
     pub bridges: UnboundedReceiver<ObjectRef<Bridge>>,
+    /// Meshes whose parties, or their rights, may have changed.
+    pub identities: UnboundedReceiver<ObjectRef<EventMesh>>,
 }
 
 #[must_use]
@@ -53,14 +60,25 @@ pub fn queues() -> (Wakers, Queues) {
     let (topics_tx, topics) = unbounded();
     let (subscriptions_tx, subscriptions) = unbounded();
     let (bridges_tx, bridges) = unbounded();
-    let wakers = Wakers { meshes: meshes_tx, topics: topics_tx, subscriptions: subscriptions_tx, bridges: bridges_tx };
-    (wakers, Queues { meshes, topics, subscriptions, bridges })
+    let (identities_tx, identities) = unbounded();
+    let wakers = Wakers {
+        meshes: meshes_tx,
+        topics: topics_tx,
+        subscriptions: subscriptions_tx,
+        bridges: bridges_tx,
+        identities: identities_tx,
+    };
+    (wakers, Queues { meshes, topics, subscriptions, bridges, identities })
 }
 
 impl Wakers {
     fn mesh(&self, key: &MeshKey) {
         // A closed queue means that the operator is shutting down.
         let _ = self.meshes.unbounded_send(ObjectRef::new(&key.name).within(&key.namespace));
+    }
+
+    fn identities(&self, key: &MeshKey) {
+        let _ = self.identities.unbounded_send(ObjectRef::new(&key.name).within(&key.namespace));
     }
 
     fn topic(&self, (namespace, name): &TopicKey) {
@@ -145,6 +163,7 @@ impl Rules {
                 self.brokers.remove(&key);
             }
             self.wake.mesh(&key);
+            self.wake.identities(&key);
             self.users_of(&key);
         }
     }
@@ -185,6 +204,7 @@ impl Rules {
             self.subscriptions_of(&key);
             let mesh = mesh_key(&topic.spec.mesh, &key.0);
             self.count(mesh.clone());
+            self.wake.identities(&mesh);
             self.bridges_where(|namespace, bridge| mesh_key(&bridge.spec.mesh, namespace) == mesh);
         }
     }
@@ -203,8 +223,17 @@ impl Rules {
             };
             let (namespace, name) = namespaced(subscription);
             self.wake.subscription(&namespace, &name);
-            if let Some(topic) = self.cache.topic(&namespace, &subscription.spec.topic.name) {
-                self.count(mesh_key(&topic.spec.mesh, &namespace));
+            // It may have closed a circle of dead letters, or opened one.
+            for (namespace, name) in
+                target::leading_to(&self.cache.subscriptions.state(), &target::source(subscription))
+            {
+                self.wake.subscription(&namespace, &name);
+            }
+            let of = subscription.spec.topic.namespace_or(&namespace);
+            if let Some(topic) = self.cache.topic(of, &subscription.spec.topic.name) {
+                let mesh = mesh_key(&topic.spec.mesh, of);
+                self.wake.identities(&mesh);
+                self.count(mesh);
             }
         }
     }
@@ -223,16 +252,38 @@ impl Rules {
             };
             let (namespace, name) = namespaced(bridge);
             self.wake.bridge(&namespace, &name);
-            self.count(mesh_key(&bridge.spec.mesh, &namespace));
+            for topic in self.cache.topics.state() {
+                let key = namespaced(&*topic);
+                let names = |to: &NamespacedRef| to.name == name && to.namespace_or(&key.0) == namespace;
+                if topic.spec.grants.iter().flatten().any(|grant| grant.to.bridge.as_ref().is_some_and(names)) {
+                    self.wake.topic(&key);
+                }
+            }
+            let mesh = mesh_key(&bridge.spec.mesh, &namespace);
+            self.wake.identities(&mesh);
+            self.count(mesh);
         }
     }
 
-    /// Observer of namespaces: their labels decide who may use a mesh.
+    /// Observer of namespaces: their labels decide who may use a mesh, and with their annotations which service mesh is
+    /// around pods.
     pub fn namespaces<K: ResourceExt>(self) -> impl FnMut(Observed<'_, K>) {
         let mut labels = BTreeMap::new();
+        let mut proxies = BTreeMap::new();
         move |observed| {
             let Observed::Applied(namespace) = observed else { return };
             let name = namespace.name_any();
+            let around = Proxies::of_namespace(ServiceMesh::Auto, namespace.labels(), namespace.annotations());
+            // A mesh may have been looked at before its namespace was seen.
+            if proxies.insert(name.clone(), around).unwrap_or_default() != around {
+                for mesh in self.cache.meshes.state() {
+                    let key = mesh_key_of(&namespaced(&*mesh));
+                    if key.namespace == name {
+                        self.wake.mesh(&key);
+                    }
+                }
+                self.bridges_where(|namespace, _| namespace == name);
+            }
             let before = labels.insert(name.clone(), namespace.labels().clone());
             // The first sight of a namespace changes nothing for objects that are not there yet.
             if before.is_none_or(|before| before == *namespace.labels()) {
@@ -245,6 +296,78 @@ impl Rules {
                 }
             }
             self.bridges_where(|namespace, _| namespace == name);
+            self.all_identities();
+        }
+    }
+
+    /// Observer of ServiceAccounts: those that come or go are named by grants and by Subscriptions.
+    pub fn service_accounts<K: ResourceExt>(self) -> impl FnMut(Observed<'_, K>) {
+        let mut children = self.clone().children();
+        let mut seen: BTreeMap<(String, String), Option<String>> = BTreeMap::new();
+        move |observed| {
+            let news = match &observed {
+                Observed::Applied(account) => {
+                    let key = namespaced(*account);
+                    (seen.insert(key.clone(), account.uid()) != Some(account.uid())).then_some(key)
+                }
+                Observed::Deleted(account) => {
+                    let key = namespaced(*account);
+                    seen.remove(&key);
+                    Some(key)
+                }
+                Observed::Listed => {
+                    seen.retain(|key, _| self.cache.service_account(&key.0, &key.1).is_some());
+                    None
+                }
+            };
+            if let Some((namespace, name)) = news {
+                self.users_of_account(&namespace, &name);
+            }
+            children(observed);
+        }
+    }
+
+    /// Whom a ServiceAccount concerns: Subscriptions that it reads, Topics that grant it something, and their meshes.
+    fn users_of_account(&self, namespace: &str, name: &str) {
+        for subscription in self.cache.subscriptions.state() {
+            let (own, subscription_name) = namespaced(&*subscription);
+            let party = Party::of_subscription(&subscription);
+            if matches!(&party, Party::ServiceAccount { namespace: n, name: a } if n == namespace && a == name) {
+                self.wake.subscription(&own, &subscription_name);
+                let of = subscription.spec.topic.namespace_or(&own);
+                if let Some(topic) = self.cache.topic(of, &subscription.spec.topic.name) {
+                    self.wake.identities(&mesh_key(&topic.spec.mesh, of));
+                }
+            }
+        }
+        for topic in self.cache.topics.state() {
+            let key = namespaced(&*topic);
+            let concerned = topic.spec.grants.iter().flatten().any(|grant| {
+                let account = grant.to.service_account.as_ref();
+                grant.to.namespace.as_deref() == Some(namespace)
+                    || account.is_some_and(|a| a.name == name && a.namespace_or(&key.0) == namespace)
+            });
+            if concerned {
+                self.wake.topic(&key);
+                self.wake.identities(&mesh_key(&topic.spec.mesh, &key.0));
+            }
+        }
+    }
+
+    /// Observer of the Secrets by which parties connect.
+    pub fn credentials<K: ResourceExt>(self) -> impl FnMut(Observed<'_, K>) {
+        move |observed| {
+            if let Observed::Applied(secret) | Observed::Deleted(secret) = observed
+                && let Some(mesh) = credentials_mesh(secret.meta())
+            {
+                self.wake.identities(&mesh);
+            }
+        }
+    }
+
+    fn all_identities(&self) {
+        for mesh in self.cache.meshes.state() {
+            self.wake.identities(&mesh_key_of(&namespaced(&*mesh)));
         }
     }
 
@@ -257,8 +380,31 @@ impl Rules {
                 self.bridges_where(|namespace, bridge| {
                     namespace == secret_namespace && bridge.spec.secret_names().contains(&secret.as_str())
                 });
+                self.secret_of_a_mesh(&secret_namespace, &secret);
             }
             children(observed);
+        }
+    }
+
+    /// What a Secret is to a mesh: its certificate from outside, its keys, or what those who connect trust.
+    fn secret_of_a_mesh(&self, secret_namespace: &str, secret: &str) {
+        for mesh in self.cache.meshes.state() {
+            let (namespace, name) = namespaced(&*mesh);
+            if namespace != secret_namespace {
+                continue;
+            }
+            let key = MeshKey { namespace, name };
+            if outside_secret(&mesh).is_some_and(|outside| outside == secret) {
+                self.wake.mesh(&key);
+            }
+            if mesh_names::identities(&key.name) == secret || mesh_names::keys(&key.name) == secret {
+                self.wake.identities(&key);
+            }
+            if mesh_names::broker_tls(&key.name) == secret {
+                // It is part of every party's credentials.
+                self.wake.identities(&key);
+                self.bridges_where(|namespace, bridge| mesh_key(&bridge.spec.mesh, namespace) == key);
+            }
         }
     }
 
@@ -278,7 +424,7 @@ impl Rules {
             child.owner_references.iter().flatten().find(|owner| owner.api_version.starts_with("eventmesh.dev/"));
         let (kind, name) = match (owner, label(labels::COMPONENT), label(labels::INSTANCE)) {
             (Some(owner), ..) => (owner.kind.as_str(), owner.name.clone()),
-            (None, Some("broker"), Some(name)) => ("EventMesh", name.to_owned()),
+            (None, Some("broker" | "keys"), Some(name)) => ("EventMesh", name.to_owned()),
             (None, Some("bridge"), Some(name)) => ("Bridge", name.to_owned()),
             _ => return,
         };
@@ -305,9 +451,23 @@ impl Rules {
         match &event.change {
             BrokerChange::Synced | BrokerChange::Lost => {
                 self.wake.mesh(&event.mesh);
+                self.wake.identities(&event.mesh);
                 self.users_of(&event.mesh);
             }
+            // What it leads to is told by itself.
+            BrokerChange::Opened => {}
+            BrokerChange::Restarted => self.wake.identities(&event.mesh),
             BrokerChange::Health => self.wake.mesh(&event.mesh),
+            BrokerChange::Stream(stream) if stream == NOTES => {
+                self.subscriptions_where(|one| one.spec.dead_letter.is_some());
+            }
+            BrokerChange::Stream(stream) if stream == names::LEASE_STREAM => {
+                // Its numbers always move. When it is gone, its users make it again.
+                let broker = self.brokers.get(&event.mesh);
+                if broker.is_some_and(|broker| broker.view().stream(stream).is_none()) {
+                    self.bridges_where(|namespace, bridge| mesh_key(&bridge.spec.mesh, namespace) == event.mesh);
+                }
+            }
             BrokerChange::Stream(stream) => {
                 if let Some(topic) = topic_of(stream) {
                     self.wake.topic(&topic);
@@ -347,18 +507,24 @@ impl Rules {
         // A Subscription names no mesh; those without a Topic must hear of a mesh that goes as well.
         for subscription in self.cache.subscriptions.state() {
             let (namespace, name) = namespaced(&*subscription);
-            let topic = self.cache.topic(&namespace, &subscription.spec.topic.name);
-            if topic.is_none_or(|topic| mesh_key(&topic.spec.mesh, &namespace) == *mesh) {
+            let of = subscription.spec.topic.namespace_or(&namespace);
+            let topic = self.cache.topic(of, &subscription.spec.topic.name);
+            if topic.is_none_or(|topic| mesh_key(&topic.spec.mesh, of) == *mesh) {
                 self.wake.subscription(&namespace, &name);
             }
         }
         self.bridges_where(|namespace, bridge| mesh_key(&bridge.spec.mesh, namespace) == *mesh);
     }
 
-    fn subscriptions_of(&self, (topic_namespace, topic): &TopicKey) {
+    /// Those that read a Topic, and those whose dead letters go there.
+    fn subscriptions_of(&self, topic: &TopicKey) {
+        self.subscriptions_where(|one| target::source(one) == *topic || target::topic(one).as_ref() == Some(topic));
+    }
+
+    fn subscriptions_where(&self, wanted: impl Fn(&Subscription) -> bool) {
         for subscription in self.cache.subscriptions.state() {
-            let (namespace, name) = namespaced(&*subscription);
-            if namespace == *topic_namespace && subscription.spec.topic.name == *topic {
+            if wanted(&subscription) {
+                let (namespace, name) = namespaced(&*subscription);
                 self.wake.subscription(&namespace, &name);
             }
         }
@@ -367,7 +533,9 @@ impl Rules {
     fn dependents_of(&self, topic: &TopicKey) {
         self.subscriptions_of(topic);
         self.bridges_where(|namespace, bridge| {
-            namespace == topic.0 && bridge.spec.outbound.iter().flatten().any(|route| route.from.topic == topic.1)
+            bridge.spec.outbound.iter().flatten().any(|route| {
+                route.from.topic == topic.1 && route.from.namespace.as_deref().unwrap_or(namespace) == topic.0
+            })
         });
     }
 
@@ -385,6 +553,7 @@ impl Rules {
             let (namespace, name) = namespaced(&*mesh);
             let key = MeshKey { namespace, name };
             self.wake.mesh(&key);
+            self.wake.identities(&key);
             self.users_of(&key);
         }
     }

@@ -7,7 +7,9 @@ use eventmesh_operator::{
     bridge::BridgeController,
     broker::Brokers,
     cache::{Cache, Writers},
+    dead_letters::Ledger,
     engine::{Class, Context, Controller, Error, Outcome},
+    identity::{Keyring, Reports},
     mesh::MeshController,
     metrics::Metrics,
     settings::Images,
@@ -59,7 +61,7 @@ fn mocked(answer: impl Fn(&Seen) -> (u16, Value) + Send + 'static) -> (Client, L
 
 /// Answers a write with what was written, and a read with "not found".
 fn agreeable(seen: &Seen) -> (u16, Value) {
-    if seen.what.starts_with("PATCH") {
+    if seen.what.starts_with("PATCH") || seen.what.starts_with("POST") {
         let mut object = seen.body.clone();
         object["metadata"]["name"] = json!("echo");
         // An answer must be readable as the whole object; a patch of a status has no spec.
@@ -89,6 +91,9 @@ fn context(client: Client) -> (Arc<Context>, Writers) {
         client,
         cache: Arc::new(cache),
         brokers: Arc::new(Brokers::new(CancellationToken::new())),
+        keyring: Keyring::default(),
+        identities: Reports::default(),
+        dead_letters: Ledger::default(),
         metrics: Arc::new(Metrics::default()),
         images: Images { broker: "broker:1".into(), bridge: "bridge:1".into() },
         // Nobody listens here; connecting goes on in the background.
@@ -190,22 +195,29 @@ async fn a_finalizer_is_put_before_anything_is_made() {
 }
 
 #[tokio::test]
-async fn what_pods_mount_comes_before_the_pods() {
+async fn what_pods_mount_and_who_reaches_them_comes_before_the_pods() {
     let (client, log) = mocked(agreeable);
     let (context, _writers) = context(client);
     let outcome = MeshController::new(context).reconcile(Arc::new(mesh())).await.expect("no failure");
-    assert_eq!(outcome, Outcome::Settled);
+    // Until two thirds of the certificate's 90 days are over.
+    let Outcome::SettledFor(time) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(time.as_secs() / 86400, 59);
     assert_eq!(
         requests(&log),
         [
-            "GET secrets/retail-broker",
+            "GET secrets/retail-keys",
+            "GET secrets/retail-ca",
+            "GET secrets/retail-broker-tls",
+            "PATCH services/retail-brokers",
+            "PATCH services/retail-nats",
+            "POST secrets",
+            "PATCH secrets/retail-keys",
             "PATCH serviceaccounts/retail-broker",
             "PATCH configmaps/retail-broker",
             "PATCH secrets/retail-broker",
-            "PATCH secrets/retail-client",
-            "PATCH services/retail-brokers",
-            "PATCH services/retail-nats",
+            "PATCH secrets/retail-broker-tls",
             "PATCH poddisruptionbudgets/retail-broker",
+            "PATCH networkpolicies/retail-broker",
             "PATCH statefulsets/retail-broker",
             "PATCH eventmeshes/retail/status",
         ]
@@ -221,6 +233,28 @@ async fn a_pass_that_is_cut_off_does_not_touch_the_pods() {
         MeshController::new(context).reconcile(Arc::new(mesh())).await.expect_err("the Secret could not be written");
     assert_eq!(error.class(), Class::Unavailable);
     assert!(!requests(&log).iter().any(|what| what.contains("statefulsets")), "{:?}", requests(&log));
+}
+
+#[tokio::test]
+async fn an_authority_that_could_not_be_kept_signs_for_nobody() {
+    let (client, log) = mocked(|seen| if seen.what == "POST secrets" { failure(409) } else { agreeable(seen) });
+    let (context, _writers) = context(client);
+    let error = MeshController::new(context).reconcile(Arc::new(mesh())).await.expect_err("not written");
+    assert_eq!(error.class(), Class::Conflict, "another operator has made one: read it and go on");
+    assert!(!requests(&log).iter().any(|what| what.contains("retail-broker-tls") && what.contains("PATCH")));
+}
+
+#[tokio::test]
+async fn a_mesh_without_its_certificate_from_outside_starts_no_broker() {
+    let (client, log) = mocked(agreeable);
+    let (context, _writers) = context(client);
+    let mut mesh = mesh();
+    mesh.spec.tls = serde_json::from_value(json!({"issuer": "Secret", "secret": {"name": "mine"}})).ok();
+    MeshController::new(context).reconcile(Arc::new(mesh)).await.expect("no failure");
+    assert!(!requests(&log).iter().any(|what| what.contains("statefulsets")), "{:?}", requests(&log));
+    let status = log.lock().expect("no panic").last().expect("a request").body["status"].clone();
+    let refs = &status["conditions"][2];
+    assert_eq!((refs["type"].as_str(), refs["reason"].as_str()), (Some("ResolvedRefs"), Some("SecretNotFound")));
 }
 
 #[tokio::test]
@@ -256,7 +290,15 @@ async fn a_bridge_waits_for_its_secret_and_makes_nothing_before() {
     context.cache.change_topic_index(|index| index.put(&factory));
     let outcome = BridgeController::new(context).reconcile(Arc::new(bridge)).await.expect("no failure");
     assert_eq!(outcome, Outcome::Waiting);
-    assert_eq!(requests(&log), ["GET secrets/retail-broker", "GET secrets/site", "PATCH bridges/factory/status"]);
-    let conditions = log.lock().expect("no panic")[2].body["status"]["conditions"].clone();
+    assert_eq!(
+        requests(&log),
+        [
+            "GET secrets/factory-bridge-credentials",
+            "GET secrets/retail-broker-tls",
+            "GET secrets/site",
+            "PATCH bridges/factory/status"
+        ]
+    );
+    let conditions = log.lock().expect("no panic")[3].body["status"]["conditions"].clone();
     assert_eq!(conditions[0]["reason"], json!("SecretNotFound"), "{conditions}");
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use eventmesh_crds::{Bridge, conditions::Reason};
 use eventmesh_wire::names;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
+    runtime::reflector::ObjectRef,
 };
 use serde_json::json;
 
 use super::{
     build::{Desired, child_name},
+    lease,
     validate::ValidBridge,
 };
 use crate::{
@@ -24,9 +26,18 @@ use crate::{
 /// Annotation whose change makes a kubelet look at a pod, and so at its mounted Secret, at once.
 const CONFIG_HASH: &str = "eventmesh.dev/config-hash";
 
-/// Consumers first, so that a pod never finds its route without one; those of removed routes last, when no pod is told
-/// to read them any more.
+/// The stream of leases and the consumers first, so that a pod never finds its route without one; the NetworkPolicy before the pods, so that none is
+/// ever open; the consumers of removed routes last, when no pod is told to read them any more.
 pub async fn run(context: &Context, bridge: &Bridge, valid: &ValidBridge, desired: &Desired) -> Result<Stopped, Error> {
+    if valid.config.lease.is_some()
+        && let Err(error) = lease::ensure(&valid.broker, valid.brokers).await
+    {
+        if error.is_temporary() {
+            return Err(Error::broker("make the stream of leases")(error));
+        }
+        let message = format!("stream {}: {error}", names::LEASE_STREAM);
+        return Ok(Stopped::not_programmed(Reason::BrokerRefused, message));
+    }
     for consumer in &valid.consumers {
         match consumers::ensure(&valid.broker, consumer).await {
             Ok(change) => announce(context, bridge, &consumer.name, change).await,
@@ -42,11 +53,27 @@ pub async fn run(context: &Context, bridge: &Bridge, valid: &ValidBridge, desire
     let client = &context.client;
     apply::child(client, &desired.service_account).await?;
     apply::child(client, &desired.secret).await?;
+    apply::child(client, &desired.network_policy).await?;
+    apply_service(context, valid, desired).await?;
     apply::child(client, &desired.deployment).await?;
     refresh_pods(context, valid, &desired.config_hash).await?;
     remove_orphans(valid).await?;
     let message = format!("Deployment {}, configuration {}", child_name(&valid.name), &desired.config_hash[..12]);
     Ok(Stopped::programmed(Reason::Programmed, message))
+}
+
+/// A Bridge that does not listen any more has no Service either.
+async fn apply_service(context: &Context, valid: &ValidBridge, desired: &Desired) -> Result<(), Error> {
+    if let Some(service) = &desired.service {
+        return apply::child(&context.client, service).await.map(drop);
+    }
+    let name = child_name(&valid.name);
+    let ours = |service: &Service| service.owner_references().contains(&valid.owner);
+    let key = ObjectRef::new(&name).within(&valid.namespace);
+    if context.cache.services.get(&key).is_some_and(|service| ours(&service)) {
+        apply::delete::<Service>(&context.client, &valid.namespace, &name).await?;
+    }
+    Ok(())
 }
 
 async fn announce(context: &Context, bridge: &Bridge, consumer: &str, change: ConsumerChange) {

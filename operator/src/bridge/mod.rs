@@ -3,6 +3,8 @@
 mod apply;
 pub mod build;
 mod cleanup;
+mod endpoint;
+mod lease;
 pub mod resolve;
 mod status;
 mod validate;
@@ -14,6 +16,7 @@ use eventmesh_crds::Bridge;
 use crate::{
     engine::{Context, Controller, Error, Outcome, finalizer},
     refs::is_too_early,
+    service_mesh,
 };
 
 pub struct BridgeController {
@@ -45,7 +48,10 @@ impl Controller for BridgeController {
         let (stopped, config_hash) = match validate::run(&bridge, &resolved) {
             // A bad spec never replaces a good one that runs: what was applied before stays.
             Err(stopped) => (stopped, None),
-            Ok(valid) => {
+            Ok(mut valid) => {
+                let setting = resolved.mesh.as_ref().map(|mesh| mesh.mesh.spec.service_mesh()).unwrap_or_default();
+                let proxies = context.cache.proxies(setting, &valid.namespace);
+                service_mesh::keep_out(&mut valid.pod_template, proxies);
                 let desired = build::run(&valid, &context.images.bridge);
                 (apply::run(context, &bridge, &valid, &desired).await?, Some(desired.config_hash))
             }

@@ -43,12 +43,27 @@ pub async fn write(
         replicas: Some(pods.replicas.unwrap_or(0)),
         ready_replicas: Some(pods.ready_replicas.unwrap_or(0)),
         selector: Some(selector.join(",")),
-        endpoint: bridge.spec.endpoint.mqtt.as_ref().map(|mqtt| mqtt.url.clone()),
+        active_pod: active(&reports).map(str::to_owned),
+        endpoint: endpoint(context, bridge),
         totals: Some(totals(&routes)),
         routes: Some(routes),
     };
     apply::status(&context.client, bridge, bridge.status.as_ref(), &status).await?;
     Ok(())
+}
+
+/// Where the endpoint is, or where the Bridge itself is one for others.
+fn endpoint(context: &Context, bridge: &Bridge) -> Option<String> {
+    let endpoint = &bridge.spec.endpoint;
+    let http = endpoint.http.as_ref();
+    if let Some(listen) = http.and_then(|http| http.listen.as_ref()) {
+        let (namespace, name) = namespaced(bridge);
+        let key = ObjectRef::new(&build::child_name(&name)).within(&namespace);
+        let service = context.cache.services.get(&key);
+        return Some(build::service::url(&namespace, &name, listen.tls.is_some(), service.as_deref()));
+    }
+    let target = http.and_then(|http| http.target.as_ref()).map(|target| target.url.clone());
+    target.or_else(|| endpoint.address())
 }
 
 fn reports(context: &Context, bridge: &Bridge) -> Vec<Report> {
@@ -89,6 +104,10 @@ fn connected(bridge: &Bridge, reports: &[Report], config_hash: &str) -> Verdict 
         if !report.connected.mesh {
             return Verdict::bad(kind, Reason::Connecting, format!("pod {} is not connected to the mesh", report.pod));
         }
+        // So does one that waits for its turn.
+        if report.lease.as_ref().is_some_and(|lease| !lease.active) {
+            continue;
+        }
         if !report.connected.endpoint {
             let error = report.connected.endpoint_error.as_ref().map_or("no error yet", |error| error.message.as_str());
             let reason = if report.connected.endpoint_error.is_some() {
@@ -98,6 +117,9 @@ fn connected(bridge: &Bridge, reports: &[Report], config_hash: &str) -> Verdict 
             };
             return Verdict::bad(kind, reason, format!("pod {}: {error}", report.pod));
         }
+    }
+    if let Some(problem) = nobody_active(reports) {
+        return Verdict::bad(kind, Reason::Connecting, problem);
     }
     let stuck = reports.iter().flat_map(|report| &report.routes).max_by_key(|route| severity(route.state));
     match stuck {
@@ -109,22 +131,50 @@ fn connected(bridge: &Bridge, reports: &[Report], config_hash: &str) -> Verdict 
                 RouteState::Blocked => Reason::RouteBlocked,
                 RouteState::Failed => Reason::EndpointUnreachable,
                 RouteState::Paused => Reason::Paused,
-                RouteState::Connecting | RouteState::Running => Reason::Connecting,
+                RouteState::Connecting | RouteState::Running | RouteState::Standby => Reason::Connecting,
             };
             let error = route.last_error.as_ref().map_or("no error yet", |error| error.message.as_str());
             Verdict::bad(kind, reason, format!("route {} is {}: {error}", route.name, route.state.label()))
         }
-        _ => Verdict::good(kind, Reason::Connected, format!("{} pod(s) report", reports.len())),
+        _ => Verdict::good(
+            kind,
+            Reason::Connected,
+            match active(reports) {
+                Some(pod) => format!("{} pod(s) report, {pod} is active", reports.len()),
+                None => format!("{} pod(s) report", reports.len()),
+            },
+        ),
     }
+}
+
+/// The pod that carries the events of a Bridge of which one at a time does. Where a report is behind, the other pods' say
+/// counts as well: the newest that names itself.
+fn active(reports: &[Report]) -> Option<&str> {
+    let active = reports.iter().filter(|report| report.lease.as_ref().is_some_and(|lease| lease.active));
+    active.max_by_key(|report| report.at).map(|report| report.pod.as_str())
+}
+
+fn nobody_active(reports: &[Report]) -> Option<String> {
+    let leases = reports.iter().filter_map(|report| report.lease.as_ref()).collect::<Vec<_>>();
+    if leases.is_empty() || leases.iter().any(|lease| lease.active) {
+        return None;
+    }
+    let known = leases.iter().find_map(|lease| lease.problem.clone());
+    Some(
+        known.unwrap_or_else(|| {
+            "no pod is active yet; one takes over when the lease of the last one has ended".to_owned()
+        }),
+    )
 }
 
 fn severity(state: RouteState) -> u8 {
     match state {
-        RouteState::Running => 0,
-        RouteState::Paused => 1,
-        RouteState::Connecting => 2,
-        RouteState::Blocked => 3,
-        RouteState::Failed => 4,
+        RouteState::Standby => 0,
+        RouteState::Running => 1,
+        RouteState::Paused => 2,
+        RouteState::Connecting => 3,
+        RouteState::Blocked => 4,
+        RouteState::Failed => 5,
     }
 }
 
@@ -140,7 +190,7 @@ fn routes(reports: &[Report]) -> Vec<RouteStatus> {
 fn summed(routes: &[&RouteReport]) -> Option<RouteStatus> {
     let worst = routes.iter().max_by_key(|route| severity(route.state))?;
     let latest = routes.iter().filter_map(|route| route.last_error.as_ref()).max_by_key(|error| error.at);
-    let sum = |of: fn(&RouteReport) -> u64| signed(routes.iter().map(|route| of(route)).sum());
+    let sum = |of: fn(&RouteReport) -> u64| signed(routes.iter().map(|route| of(route)).fold(0, u64::saturating_add));
     Some(RouteStatus {
         name: worst.name.clone(),
         state: format!("{:?}", worst.state),
@@ -163,7 +213,7 @@ fn summed(routes: &[&RouteReport]) -> Option<RouteStatus> {
 }
 
 fn totals(routes: &[RouteStatus]) -> Counters {
-    let sum = |of: fn(&Counters) -> i64| routes.iter().map(|route| of(&route.counters)).sum();
+    let sum = |of: fn(&Counters) -> i64| routes.iter().map(|route| of(&route.counters)).fold(0, i64::saturating_add);
     let lags: Vec<i64> = routes.iter().filter_map(|route| route.counters.lag).collect();
     Counters {
         received: sum(|c| c.received),
@@ -172,7 +222,7 @@ fn totals(routes: &[RouteStatus]) -> Counters {
         dead_lettered: sum(|c| c.dead_lettered),
         dropped: sum(|c| c.dropped),
         in_flight: sum(|c| c.in_flight),
-        lag: (!lags.is_empty()).then(|| lags.iter().sum()),
+        lag: (!lags.is_empty()).then(|| lags.iter().copied().fold(0, i64::saturating_add)),
     }
 }
 
@@ -226,6 +276,33 @@ mod tests {
         assert_eq!(connected(&bridge(&json!({"replicas": 0})), &[], "h").reason, Reason::Paused);
         let paused = connected(&bridge(&json!({"state": "Paused"})), &[report("p1", "Paused", false)], "h");
         assert_eq!((paused.status, paused.reason), (Some(true), Reason::Paused));
+    }
+
+    #[test]
+    fn one_pod_is_active_and_the_others_are_no_trouble() {
+        let spec = bridge(&json!({"replicas": 2}));
+        let with = |pod: &str, state: &str, active: bool| {
+            let lease = serde_json::from_value(json!({"active": active, "holder": "p1"})).expect("a lease");
+            Report { lease: Some(lease), ..report(pod, state, active) }
+        };
+        let reports = [with("p1", "Running", true), with("p2", "Standby", false)];
+        let verdict = connected(&spec, &reports, "h");
+        assert_eq!((verdict.reason, active(&reports)), (Reason::Connected, Some("p1")));
+        assert_eq!(routes(&reports)[0].state, "Running");
+        let waiting = [with("p1", "Standby", false), with("p2", "Standby", false)];
+        assert_eq!((connected(&spec, &waiting, "h").status, active(&waiting)), (Some(false), None));
+        let blocked = [with("p1", "Blocked", true), with("p2", "Standby", false)];
+        assert_eq!(connected(&spec, &blocked, "h").reason, Reason::RouteBlocked);
+    }
+
+    #[test]
+    fn numbers_that_no_pod_can_have_counted_end_at_the_largest() {
+        let mut liar = report("p1", "Running", true);
+        liar.routes[0].counters.received = u64::MAX;
+        let mut other = liar.routes[0].clone();
+        other.name = "other".to_owned();
+        liar.routes.push(other);
+        assert_eq!(totals(&routes(&[liar, report("p2", "Running", true)])).received, i64::MAX);
     }
 
     #[test]

@@ -4,22 +4,24 @@ use std::sync::Arc;
 
 use eventmesh_crds::{
     Bridge, EventMesh, Topic,
-    bridge::{BridgeState, Guarantee, InboundRoute, MqttEndpoint, MqttVersion, OutboundRoute, RouteStart},
+    bridge::{BridgeState, EvaluationErrors, Guarantee, InboundRoute, Ordering, OutboundRoute, RouteStart},
     common::std_duration,
-    conditions::{ConditionType, Reason, Verdict},
-    mesh::{PodTemplate, Sync},
+    conditions::{Reason, Verdict},
+    mesh::{Expose, PodTemplate, Sync},
 };
 use eventmesh_wire::{
     config::{self as wire, BridgeConfig},
     names,
-    secret::Secret,
     validate::{Problem, ProblemKind},
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::resolve::Resolved;
+use super::{
+    endpoint::{self, unresolved},
+    resolve::{Resolved, dead_letters, source},
+};
 use crate::{
     broker::{
         MeshBroker,
@@ -28,7 +30,8 @@ use crate::{
     },
     cache::{mesh_key, namespaced},
     engine::{Stopped, apply::owner_reference},
-    mesh::{Credentials, build::names as mesh_names},
+    identity::party::Party,
+    mesh::build::names as mesh_names,
     refs::ResolvedMesh,
     subjects::{Refusal, check_filter, dead_letter_subject, delivered_subjects, subjects_of},
 };
@@ -37,8 +40,9 @@ use crate::{
 pub const OWNER: &str = "eventmesh.dev/bridge";
 
 /// Events of a direction that may be under way, where the spec does not say.
-const MAX_IN_FLIGHT_INBOUND: u32 = 16384;
-const MAX_IN_FLIGHT_OUTBOUND: u32 = 1000;
+const MAX_IN_FLIGHT: u32 = 1000;
+/// Small events, and a broker that gives as many as the receive maximum says before it waits.
+const MAX_IN_FLIGHT_FROM_MQTT: u32 = 16384;
 /// How long the broker waits for a bridge's acknowledgement before it delivers an event again.
 const ACK_WAIT: i64 = 30_000_000_000;
 
@@ -51,8 +55,12 @@ pub struct ValidBridge {
     pub mesh: String,
     pub broker: Arc<MeshBroker>,
     pub replicas: i32,
+    /// Brokers of the mesh.
+    pub brokers: i32,
     pub config: BridgeConfig,
     pub consumers: Vec<WantedConsumer>,
+    /// How a listener is reached.
+    pub expose: Expose,
     pub resources: Option<ResourceRequirements>,
     pub pod_template: PodTemplate,
 }
@@ -63,14 +71,19 @@ pub fn run(bridge: &Bridge, resolved: &Resolved) -> Result<ValidBridge, Stopped>
         return Err(Stopped::waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
     }
     check_topics(bridge, resolved, mesh).map_err(Stopped::unresolved)?;
-    let endpoint = endpoint(bridge, resolved).map_err(Stopped::unresolved)?;
+    let endpoint = endpoint::run(bridge, resolved).map_err(Stopped::unresolved)?;
     let Some(credentials) = &resolved.credentials else {
-        let message = format!("EventMesh {} has no brokers yet", mesh.key);
-        return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
+        let message = format!("waiting for credentials for EventMesh {}", mesh.key);
+        return Err(Stopped::waiting(Reason::CredentialsPending, message));
     };
+    if mesh.mesh.spec.has_tls() && resolved.trust.is_none() {
+        let message = format!("EventMesh {} has no certificates yet", mesh.key);
+        return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
+    }
     let rejected = |(reason, message): Refusal| Stopped::rejected(reason, message);
     let consumers = consumers(bridge, resolved).map_err(rejected)?;
-    let config = config(bridge, resolved, mesh, endpoint, credentials);
+    let mut config = config(bridge, resolved, mesh, endpoint, credentials);
+    config.lease = lease(&config, bridge.spec.replicas);
     check_config(&config).map_err(rejected)?;
     let Some(broker) = mesh.broker.clone() else {
         let message = format!("waiting for the brokers of EventMesh {}", mesh.key);
@@ -93,40 +106,46 @@ pub fn run(bridge: &Bridge, resolved: &Resolved) -> Result<ValidBridge, Stopped>
         mesh: mesh.key.name.clone(),
         broker,
         replicas: bridge.spec.replicas,
+        brokers: mesh.brokers(),
         config,
         consumers,
+        expose: expose(bridge),
         resources: bridge.spec.resources.clone(),
         pod_template: bridge.spec.pod_template.clone().unwrap_or_default(),
     })
 }
 
-fn bad_ref(reason: Reason, message: String) -> Verdict {
-    Verdict::bad(ConditionType::ResolvedRefs, reason, message)
+fn expose(bridge: &Bridge) -> Expose {
+    let listen = bridge.spec.endpoint.http.as_ref().and_then(|http| http.listen.as_ref());
+    listen.and_then(|listen| listen.expose).unwrap_or(Expose::ClusterIP)
 }
 
 fn check_topics(bridge: &Bridge, resolved: &Resolved, mesh: &ResolvedMesh) -> Result<(), Verdict> {
-    let (namespace, _) = namespaced(bridge);
-    for (name, topic) in &resolved.topics {
+    for ((namespace, name), topic) in &resolved.topics {
         let Some(topic) = topic else {
             let message = format!("Topic {namespace}/{name} does not exist; waiting for it");
-            return Err(bad_ref(Reason::TopicNotFound, message));
+            return Err(unresolved(Reason::TopicNotFound, message));
         };
-        let theirs = mesh_key(&topic.spec.mesh, &namespace);
+        let theirs = mesh_key(&topic.spec.mesh, namespace);
         if theirs != mesh.key {
             let message = format!("Topic {namespace}/{name} belongs to EventMesh {theirs}, not to {}", mesh.key);
-            return Err(bad_ref(Reason::TopicOfOtherMesh, message));
+            return Err(unresolved(Reason::TopicOfOtherMesh, message));
         }
+        if topic.spec.is_live() {
+            let message =
+                format!("Topic {namespace}/{name} has storage.type None; routes and dead letters need one that stores");
+            return Err(unresolved(Reason::TopicStoresNothing, message));
+        }
+    }
+    if let Some((route, ((namespace, topic), right))) = resolved.refused.first_key_value() {
+        let message = format!(
+            "route {route}: Topic {namespace}/{topic} does not grant {} what the route needs; its owner can add a grant that allows {right:?}",
+            Party::of_bridge(bridge)
+        );
+        return Err(unresolved(Reason::RefNotPermitted, message));
     }
     for route in bridge.spec.inbound.iter().flatten() {
         match resolved.stores.get(&route.name) {
-            // A Topic of another namespace would need a grant, which this release does not know.
-            Some((owner, topic)) if *owner != namespace => {
-                let message = format!(
-                    "route {} delivers to `{}`, which Topic {owner}/{topic} of another namespace stores; move the Bridge there",
-                    route.name, route.to
-                );
-                return Err(bad_ref(Reason::RefNotPermitted, message));
-            }
             Some(_) => {}
             // A subject that is no subject is told of as such.
             None if delivered_subjects(&route.to).is_some() => {
@@ -134,7 +153,7 @@ fn check_topics(bridge: &Bridge, resolved: &Resolved, mesh: &ResolvedMesh) -> Re
                     "no Topic stores all subjects that route {} delivers to (`{}`); waiting for one",
                     route.name, route.to
                 );
-                return Err(bad_ref(Reason::NoTopicForRoute, message));
+                return Err(unresolved(Reason::NoTopicForRoute, message));
             }
             None => {}
         }
@@ -142,74 +161,14 @@ fn check_topics(bridge: &Bridge, resolved: &Resolved, mesh: &ResolvedMesh) -> Re
     Ok(())
 }
 
+/// Also a single pod takes the lease: it may get company, and its node may be away and not gone. It renews the lease seldom, for
+/// nobody waits for it but its successor.
+fn lease(config: &BridgeConfig, replicas: i32) -> Option<wire::LeaseConfig> {
+    config.exclusive().then_some(wire::LeaseConfig { ttl_ms: if replicas > 1 { 2_000 } else { 10_000 } })
+}
+
 fn guarantee(bridge: &Bridge) -> Guarantee {
     bridge.spec.delivery.as_ref().and_then(|delivery| delivery.guarantee).unwrap_or(Guarantee::AtLeastOnce)
-}
-
-fn endpoint(bridge: &Bridge, resolved: &Resolved) -> Result<wire::EndpointConfig, Verdict> {
-    // The API server lets no Bridge without an endpoint through.
-    let Some(mqtt) = &bridge.spec.endpoint.mqtt else {
-        return Err(bad_ref(Reason::InvalidSpec, "spec.endpoint names no endpoint".to_owned()));
-    };
-    let (namespace, name) = namespaced(bridge);
-    let (username, password) = match &mqtt.credentials {
-        None => (None, None),
-        Some(credentials) => {
-            let secret = &credentials.secret.name;
-            (Some(text(resolved, secret, "username")?), Some(Secret::new(text(resolved, secret, "password")?)))
-        }
-    };
-    Ok(wire::EndpointConfig::Mqtt(wire::MqttEndpoint {
-        url: mqtt.url.clone(),
-        version: match mqtt.version.unwrap_or(MqttVersion::V5) {
-            MqttVersion::V5 => wire::MqttVersion::V5,
-            MqttVersion::V311 => wire::MqttVersion::V311,
-        },
-        client_id: mqtt.client_id.clone().unwrap_or_else(|| format!("eventmesh-{namespace}-{name}")),
-        username,
-        password,
-        keep_alive_seconds: mqtt.keep_alive.as_ref().map_or(30, |d| seconds(d).try_into().unwrap_or(u16::MAX)),
-        session_expiry_seconds: mqtt.session_expiry.as_ref().map_or(7 * 24 * 3600, seconds),
-        tls: tls(mqtt, resolved)?,
-    }))
-}
-
-fn tls(mqtt: &MqttEndpoint, resolved: &Resolved) -> Result<Option<wire::TlsConfig>, Verdict> {
-    let Some(tls) = &mqtt.tls else { return Ok(None) };
-    let name = &tls.secret.name;
-    let optional =
-        |key: &str| if has_key(resolved, name, key)? { text(resolved, name, key).map(Some) } else { Ok(None) };
-    let (certificate, key) = (optional("tls.crt")?, optional("tls.key")?);
-    if certificate.is_some() != key.is_some() {
-        let message = format!("Secret {name} must hold both tls.crt and tls.key, or neither");
-        return Err(bad_ref(Reason::SecretKeyMissing, message));
-    }
-    Ok(Some(wire::TlsConfig {
-        ca_pem: optional("ca.crt")?,
-        client_cert_pem: certificate,
-        client_key_pem: key.map(Secret::new),
-        server_name: None,
-    }))
-}
-
-fn has_key(resolved: &Resolved, secret: &str, key: &str) -> Result<bool, Verdict> {
-    match resolved.secrets.get(secret) {
-        Some(Some(data)) => Ok(data.contains_key(key)),
-        _ => Err(bad_ref(Reason::SecretNotFound, format!("Secret {secret} does not exist; waiting for it"))),
-    }
-}
-
-fn text(resolved: &Resolved, secret: &str, key: &str) -> Result<String, Verdict> {
-    let missing = |what: &str| bad_ref(Reason::SecretKeyMissing, format!("Secret {secret}: key `{key}` {what}"));
-    if !has_key(resolved, secret, key)? {
-        return Err(missing("is missing"));
-    }
-    let value = resolved.secrets.get(secret).and_then(|data| data.as_ref()?.get(key)).cloned().unwrap_or_default();
-    String::from_utf8(value).map_err(|_| missing("is not text"))
-}
-
-fn seconds(duration: &kube::core::Duration) -> u32 {
-    std_duration(duration).as_secs().try_into().unwrap_or(u32::MAX)
 }
 
 fn millis(duration: &kube::core::Duration) -> u64 {
@@ -222,7 +181,7 @@ fn consumers(bridge: &Bridge, resolved: &Resolved) -> Result<Vec<WantedConsumer>
 
 fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Result<WantedConsumer, Refusal> {
     let (namespace, name) = namespaced(bridge);
-    if let Some((filter, topic)) = route.from.filter.as_ref().zip(topic_of(route, resolved)) {
+    if let Some((filter, topic)) = route.from.filter.as_ref().zip(topic_of(bridge, route, resolved)) {
         check_filter(filter, topic)
             .map_err(|(reason, message)| (reason, format!("route {}: {message}", route.name)))?;
     }
@@ -233,7 +192,7 @@ fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Resu
         "ack_wait": ACK_WAIT,
         "max_deliver": -1,
         "backoff": [],
-        "max_ack_pending": i64::from(max_in_flight(bridge, MAX_IN_FLIGHT_OUTBOUND)) * i64::from(bridge.spec.replicas.max(1)),
+        "max_ack_pending": i64::from(max_in_flight(bridge, MAX_IN_FLIGHT)) * i64::from(bridge.spec.replicas.max(1)),
         "metadata": { OWNER: format!("{namespace}/{name}") },
     }));
     put_filter(&mut config, route.from.filter.as_deref());
@@ -242,7 +201,7 @@ fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Resu
         RouteStart::All => "all",
     };
     Ok(WantedConsumer {
-        stream: names::stream(&namespace, &route.from.topic),
+        stream: stream_of(bridge, route),
         name: consumer,
         config,
         at_creation: object(json!({ "deliver_policy": start })),
@@ -250,8 +209,13 @@ fn consumer(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> Resu
     })
 }
 
-fn topic_of<'a>(route: &OutboundRoute, resolved: &'a Resolved) -> Option<&'a Topic> {
-    resolved.topics.get(&route.from.topic)?.as_deref()
+fn topic_of<'a>(bridge: &Bridge, route: &OutboundRoute, resolved: &'a Resolved) -> Option<&'a Topic> {
+    resolved.topics.get(&source(bridge, route))?.as_deref()
+}
+
+fn stream_of(bridge: &Bridge, route: &OutboundRoute) -> String {
+    let (namespace, topic) = source(bridge, route);
+    names::stream(&namespace, &topic)
 }
 
 fn max_in_flight(bridge: &Bridge, default: u32) -> u32 {
@@ -265,22 +229,22 @@ fn config(
     resolved: &Resolved,
     mesh: &ResolvedMesh,
     endpoint: wire::EndpointConfig,
-    credentials: &Credentials,
+    credentials: &wire::MeshCredentials,
 ) -> BridgeConfig {
     let (namespace, name) = namespaced(bridge);
     let delivery = bridge.spec.delivery.clone().unwrap_or_default();
     let retry = delivery.retry.unwrap_or_default();
     let inbound: Vec<_> =
         bridge.spec.inbound.iter().flatten().map(|r| inbound(bridge, r, resolved, &mesh.mesh)).collect();
-    let default_window = if inbound.is_empty() { MAX_IN_FLIGHT_OUTBOUND } else { MAX_IN_FLIGHT_INBOUND };
+    let from_mqtt = !inbound.is_empty() && bridge.spec.endpoint.mqtt.is_some();
+    let default_window = if from_mqtt { MAX_IN_FLIGHT_FROM_MQTT } else { MAX_IN_FLIGHT };
     BridgeConfig {
         version: wire::CONFIG_VERSION,
         bridge: wire::BridgeIdentity { namespace, name, uid: bridge.uid().unwrap_or_default() },
         mesh: wire::MeshConfig {
-            servers: vec![mesh_names::client_url(&mesh.key)],
-            username: Some(credentials.bridge.user.clone()),
-            password: Some(Secret::new(credentials.bridge.password.clone())),
-            ca_pem: None,
+            servers: vec![mesh_names::client_url(&mesh.key, mesh.mesh.spec.has_tls())],
+            credentials: Some(credentials.clone()),
+            ca_pem: resolved.trust.clone().filter(|_| mesh.mesh.spec.has_tls()),
         },
         endpoint,
         inbound,
@@ -296,17 +260,29 @@ fn config(
                 max_ms: retry.max.as_ref().map_or(30_000, millis),
                 attempts: retry.attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
             },
+            ordering: match delivery.ordering {
+                Some(Ordering::PerSource) => wire::Ordering::PerSource,
+                Some(Ordering::None) => wire::Ordering::None,
+                // What users of Kafka expect of a partition.
+                None if bridge.spec.endpoint.kafka.is_some() => wire::Ordering::PerSource,
+                None => wire::Ordering::None,
+            },
+            evaluation_errors: match delivery.evaluation_errors {
+                Some(EvaluationErrors::DeadLetter) | None => wire::EvaluationErrors::DeadLetter,
+                Some(EvaluationErrors::Filter) => wire::EvaluationErrors::Filter,
+            },
         },
         state: match bridge.spec.state.unwrap_or(BridgeState::Running) {
             BridgeState::Running => wire::DesiredState::Running,
             BridgeState::Paused => wire::DesiredState::Paused,
         },
+        lease: None,
         report_interval_seconds: 5,
     }
 }
 
-/// Where each acknowledgement waits for the disk, a batch shares one sync; elsewhere fast ingest shares one
-/// acknowledgement among many events. Measured in docs/adr/0010.
+/// Where each acknowledgement waits for the disk, a batch shares one sync. Elsewhere events go one by one: fast ingest would
+/// make the brokers remember each of them for two minutes, for it crosses accounts. Measured in docs/adr/0031.
 fn inbound(bridge: &Bridge, route: &InboundRoute, resolved: &Resolved, mesh: &EventMesh) -> wire::InboundRoute {
     let store = resolved.stores.get(&route.name);
     wire::InboundRoute {
@@ -314,9 +290,10 @@ fn inbound(bridge: &Bridge, route: &InboundRoute, resolved: &Resolved, mesh: &Ev
         from: route.from.clone(),
         to: route.to.clone(),
         filter: route.filter.clone(),
+        transform: route.transform.clone(),
         id_header: route.id_header.clone(),
         stream: store.map(|(namespace, topic)| names::stream(namespace, topic)).unwrap_or_default(),
-        ingest: if mesh.spec.brokers.sync() == Sync::Always { wire::Ingest::Atomic } else { wire::Ingest::Fast },
+        ingest: if mesh.spec.brokers.sync() == Sync::Always { wire::Ingest::Atomic } else { wire::Ingest::Single },
         dead_letter_subject: dead_letter(bridge, &route.name, resolved),
     }
 }
@@ -326,19 +303,20 @@ fn outbound(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> wire
     let subjects = route.from.filter.clone();
     wire::OutboundRoute {
         name: route.name.clone(),
-        stream: names::stream(&namespace, &route.from.topic),
+        stream: stream_of(bridge, route),
         consumer: names::bridge_consumer(&namespace, &name, &route.name),
-        subjects: subjects.or_else(|| topic_of(route, resolved).map(subjects_of)).unwrap_or_default(),
+        subjects: subjects.or_else(|| topic_of(bridge, route, resolved).map(subjects_of)).unwrap_or_default(),
         to: route.to.clone(),
         filter: route.filter.clone(),
+        transform: route.transform.clone(),
+        key: route.key.clone(),
         retain: route.retain == Some(true),
         dead_letter_subject: dead_letter(bridge, &route.name, resolved),
     }
 }
 
 fn dead_letter(bridge: &Bridge, route: &str, resolved: &Resolved) -> Option<String> {
-    let dead = bridge.spec.delivery.as_ref()?.dead_letter.as_ref()?;
-    let topic = resolved.topics.get(&dead.topic)?.as_deref()?;
+    let topic = resolved.topics.get(&dead_letters(bridge)?)?.as_deref()?;
     let (namespace, name) = namespaced(bridge);
     dead_letter_subject(topic, &namespace, &name, route)
 }
@@ -361,5 +339,24 @@ fn reason(problem: &Problem) -> Reason {
         ProblemKind::Loop => Reason::LoopRefused,
         ProblemKind::Mapping => Reason::InvalidMapping,
         ProblemKind::Value => Reason::InvalidSpec,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_pod_at_a_time_carries_needs_a_lease_that_is_taken_over_soon_where_somebody_waits() {
+        let mut config: BridgeConfig = serde_json::from_value(json!({
+            "version": 1, "bridge": {"namespace": "n", "name": "b", "uid": "u"}, "mesh": {"servers": ["nats://x"]},
+            "endpoint": {"mqtt": {"url": "mqtt://x", "clientId": "c"}},
+            "outbound": [{"name": "r", "stream": "S", "consumer": "c", "subjects": ["a"], "to": "a"}],
+        }))
+        .expect("a configuration");
+        assert_eq!(lease(&config, 3), None, "pods share what needs no order");
+        config.delivery.ordering = wire::Ordering::PerSource;
+        let ttl = |replicas| lease(&config, replicas).map(|lease| lease.ttl_ms);
+        assert_eq!((ttl(1), ttl(2)), (Some(10_000), Some(2_000)));
     }
 }

@@ -44,6 +44,7 @@ pub mod code {
     pub const STREAM_NOT_FOUND: u64 = 10059;
     pub const STREAM_NAME_IN_USE: u64 = 10058;
     pub const CONSUMER_NOT_FOUND: u64 = 10014;
+    pub const MESSAGE_NOT_FOUND: u64 = 10037;
     pub const CONSUMER_EXISTS: u64 = 10148;
     /// JetStream is there but has no leader yet.
     pub const TEMPORARILY_UNAVAILABLE: u64 = 10008;
@@ -213,7 +214,11 @@ impl Api {
         self.call(format!("$JS.API.CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await
     }
 
-    async fn call<Q: Serialize, A: DeserializeOwned>(&self, subject: String, request: &Q) -> Result<A, BrokerError> {
+    pub(super) async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        subject: String,
+        request: &Q,
+    ) -> Result<A, BrokerError> {
         let payload = Bytes::from(serde_json::to_vec(request)?);
         let request = async_nats::Request::new().payload(payload).timeout(Some(TIMEOUT));
         let answer = self.client.send_request(subject, request).await.map_err(|error| {

@@ -5,13 +5,15 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
+use k8s_openapi::jiff::Timestamp;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -23,15 +25,19 @@ use super::{
     reports::Reports,
     view::View,
 };
+use crate::{identity::MeshKeys, pki::reading::certificates};
+
+/// How long a broker may take to read its configuration anew.
+const RELOAD: Duration = Duration::from_secs(3);
 
 /// How to reach the brokers of a mesh, and as whom.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectSpec {
     pub address: String,
-    pub user: String,
-    pub password: String,
-    pub system_user: String,
-    pub system_password: String,
+    /// A fresh token is made of them for each connection.
+    pub keys: Arc<MeshKeys>,
+    /// The authorities to trust, in PEM; absent: no TLS.
+    pub trust: Option<String>,
 }
 
 /// The port to the brokers of one mesh.
@@ -53,15 +59,19 @@ pub struct MeshBroker {
 
 impl MeshBroker {
     /// Starts connecting in the background; it never gives up until dropped by the registry.
+    ///
+    /// What `before` knew stays known: a connection that takes another's place, as with new credentials or another
+    /// authority, is a short break and no news.
     pub(super) async fn start(
         key: MeshKey,
         spec: ConnectSpec,
         events: broadcast::Sender<BrokerEvent>,
         stop: CancellationToken,
+        before: Option<&Self>,
     ) -> Result<Self, BrokerError> {
         let (connects_tx, connects) = watch::channel(0);
         let name = key.clone();
-        let client = connect(&spec.address, &spec.user, &spec.password, move |event| match event {
+        let client = connect(&spec, MeshKeys::sign_in, move |event| match event {
             Event::Connected => {
                 info!(mesh = %name, "connected to the brokers");
                 connects_tx.send_modify(|count| *count += 1);
@@ -70,17 +80,17 @@ impl MeshBroker {
             other => debug!(mesh = %name, event = %other, "broker connection event"),
         })
         .await?;
-        let system = connect(&spec.address, &spec.system_user, &spec.system_password, |_| {}).await?;
+        let system = connect(&spec, MeshKeys::sign_in_to_system, |_| {}).await?;
         Ok(Self {
             key,
             spec,
             api: Api::new(client.clone()),
             client,
             system,
-            view: RwLock::default(),
-            ready: AtomicBool::new(false),
-            reports: Mutex::default(),
-            health: Mutex::default(),
+            view: RwLock::new(before.map(|before| before.view().clone()).unwrap_or_default()),
+            ready: AtomicBool::new(before.is_some_and(Self::is_ready)),
+            reports: Mutex::new(before.map(|before| copy(&before.reports)).unwrap_or_default()),
+            health: Mutex::new(before.map(|before| copy(&before.health)).unwrap_or_default()),
             connects,
             events,
             stop,
@@ -99,7 +109,8 @@ impl MeshBroker {
         &self.api
     }
 
-    pub(super) fn stop(&self) -> &CancellationToken {
+    /// Cancelled when the mesh is removed or another connection takes the place of this one.
+    pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
@@ -122,7 +133,7 @@ impl MeshBroker {
         change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn announce(&self, change: BrokerChange) {
+    pub fn announce(&self, change: BrokerChange) {
         // Nobody listening is fine: the operator is shutting down.
         let _ = self.events.send(BrokerEvent { mesh: self.key.clone(), change });
     }
@@ -188,21 +199,53 @@ impl MeshBroker {
         Ok(())
     }
 
+    /// Asks a broker to read its configuration and its certificates anew.
+    pub async fn reload(&self, broker: &str) -> Result<(), BrokerError> {
+        let id = self.health.lock().unwrap_or_else(PoisonError::into_inner).brokers.get(broker).map(|b| b.id.clone());
+        let Some(id) = id else { return Err(BrokerError::Unavailable(format!("{broker} has not answered yet"))) };
+        let request = self.system.request(format!("$SYS.REQ.SERVER.{id}.RELOAD"), bytes::Bytes::new());
+        let answer = tokio::time::timeout(RELOAD, request).await;
+        let answer = answer.map_err(|_| BrokerError::Unavailable(format!("{broker} does not answer")))?;
+        let answer = answer.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+        match answer["error"]["description"].as_str() {
+            None => Ok(()),
+            Some(problem) => Err(BrokerError::Unavailable(problem.to_owned())),
+        }
+    }
+
+    /// Asks the brokers now what they say of themselves.
+    pub async fn ask_health(&self) -> Result<(), BrokerError> {
+        let asked = super::health::ask_and_note(self).await;
+        asked.map(drop).map_err(|error| BrokerError::Unavailable(error.to_string()))
+    }
+
     fn learn_stream(&self, name: &str, info: StreamInfo) -> bool {
         self.change_view(|view| view.put_stream(name.to_owned(), info))
     }
 }
 
+fn copy<T: Clone>(from: &Mutex<T>) -> T {
+    from.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 async fn connect(
-    address: &str,
-    user: &str,
-    password: &str,
+    spec: &ConnectSpec,
+    sign_in: fn(&MeshKeys, &[u8], i64) -> Result<Auth, AuthError>,
     on_event: impl Fn(Event) + Send + Sync + 'static,
 ) -> Result<Client, BrokerError> {
-    let on_event = std::sync::Arc::new(on_event);
-    ConnectOptions::new()
+    let on_event = Arc::new(on_event);
+    let keys = spec.keys.clone();
+    let mut options = ConnectOptions::with_auth_callback(move |nonce| {
+        let keys = keys.clone();
+        async move { sign_in(&keys, &nonce, Timestamp::now().as_second()) }
+    });
+    if let Some(trust) = &spec.trust {
+        let config = trusting(trust).map_err(BrokerError::Unavailable)?;
+        options = options.require_tls(true).tls_client_config(config);
+    }
+    options
         .name("eventmesh-operator")
-        .user_and_password(user.to_owned(), password.to_owned())
         .retry_on_initial_connect()
         // The operator's own calls are known; only what others do is news.
         .no_echo()
@@ -218,7 +261,18 @@ async fn connect(
             let on_event = on_event.clone();
             async move { on_event(event) }
         })
-        .connect(address)
+        .connect(&spec.address)
         .await
         .map_err(|error| BrokerError::Unavailable(error.to_string()))
+}
+
+/// A client's side of TLS that trusts these authorities and no others.
+fn trusting(authorities: &str) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(authorities)? {
+        roots.add(certificate).map_err(|error| format!("an authority of the mesh cannot be used: {error}"))?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::{BrokerChange, MeshBroker};
-use crate::status_values::whole_seconds;
+use crate::{mesh::certificates::files::REVISION, status_values::whole_seconds};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long answers are awaited: the number of brokers that live is not known beforehand.
@@ -23,10 +23,14 @@ pub struct Health {
 /// What one broker said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerHealth {
+    /// By which it is asked on the system account.
+    pub id: String,
     pub version: String,
     pub started_at: String,
     /// The leader of the cluster's metadata, as this broker knows it.
     pub meta_leader: Option<String>,
+    /// Revision of the certificates that it has loaded.
+    pub certificates: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -36,10 +40,13 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Varz {
+    server_id: String,
     server_name: String,
     version: String,
     start: String,
     jetstream: Option<JetStreamVarz>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -63,18 +70,30 @@ pub(super) async fn run(broker: Arc<MeshBroker>) {
             changed = connects.changed() => if changed.is_err() { return },
             _ = ticks.tick() => {}
         }
-        match ask(&broker).await {
-            Ok(health) => {
-                let mut known = broker.health.lock().unwrap_or_else(PoisonError::into_inner);
-                if *known != health {
-                    *known = health;
-                    drop(known);
-                    broker.announce(BrokerChange::Health);
-                }
-            }
+        match ask_and_note(&broker).await {
+            Ok(true) => broker.announce(BrokerChange::Health),
+            Ok(false) => {}
             Err(error) => debug!(mesh = %broker.key(), %error, "could not ask the brokers"),
         }
     }
+}
+
+/// Asks now; true when something is not as it was.
+pub(super) async fn ask_and_note(broker: &MeshBroker) -> Result<bool, async_nats::Error> {
+    let health = ask(broker).await?;
+    let mut known = broker.health.lock().unwrap_or_else(PoisonError::into_inner);
+    let changed = *known != health;
+    let restarted = started(&known) != started(&health);
+    *known = health;
+    if restarted {
+        broker.announce(BrokerChange::Restarted);
+    }
+    Ok(changed)
+}
+
+/// Which brokers run, and since when.
+fn started(health: &Health) -> BTreeMap<&str, &str> {
+    health.brokers.iter().map(|(name, broker)| (name.as_str(), broker.started_at.as_str())).collect()
 }
 
 async fn ask(broker: &MeshBroker) -> Result<Health, async_nats::Error> {
@@ -83,12 +102,14 @@ async fn ask(broker: &MeshBroker) -> Result<Health, async_nats::Error> {
     broker.system.publish_with_reply("$SYS.REQ.SERVER.PING.VARZ", inbox, bytes::Bytes::new()).await?;
     let mut health = Health::default();
     while let Ok(Some(message)) = timeout(WINDOW, answers.next()).await {
-        if let Ok(Answer { data: Some(varz) }) = serde_json::from_slice(&message.payload) {
+        if let Ok(Answer { data: Some(mut varz) }) = serde_json::from_slice(&message.payload) {
             let meta_leader = varz.jetstream.and_then(|js| js.meta).and_then(|meta| meta.leader);
             let said = BrokerHealth {
+                id: varz.server_id,
                 version: varz.version,
                 started_at: whole_seconds(&varz.start),
                 meta_leader: meta_leader.filter(|leader| !leader.is_empty()),
+                certificates: varz.metadata.remove(REVISION),
             };
             health.brokers.insert(varz.server_name, said);
         }

@@ -3,10 +3,12 @@
 //! One [`MeshBroker`] a mesh holds the connections, a [`View`](view::View) of the streams and consumers that is kept
 //! true by one paged listing, by advisories and by the operator's own calls, and tells the controllers what changed.
 
+pub mod accounts;
 mod advisories;
 pub mod api;
 mod connection;
 pub mod consumers;
+pub mod given_up;
 pub mod health;
 pub mod overlay;
 mod refresh;
@@ -40,6 +42,8 @@ pub struct BrokerEvent {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BrokerChange {
+    /// A connection was opened, as the first of its mesh or in place of an earlier one.
+    Opened,
     /// The view became complete: for the first time, or again after the brokers were lost.
     Synced,
     /// The brokers have not answered for a while; what the view says may be old.
@@ -54,4 +58,6 @@ pub enum BrokerChange {
     Report { namespace: String, bridge: String },
     /// What the brokers report of themselves changed.
     Health,
+    /// A broker has started: it may have missed something.
+    Restarted,
 }

@@ -10,7 +10,9 @@ use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{BrokerError, BrokerEvent, ConnectSpec, MeshBroker, MeshKey, advisories, health, refresh, reports};
+use super::{
+    BrokerChange, BrokerError, BrokerEvent, ConnectSpec, MeshBroker, MeshKey, advisories, health, refresh, reports,
+};
 
 /// Events that may wait for a slow reader; one that falls behind wakes everything instead.
 const EVENT_BUFFER: usize = 8192;
@@ -61,19 +63,22 @@ impl Brokers {
 
     /// Makes sure that there is a connection with this specification; a changed one replaces the old connection.
     pub async fn ensure(&self, key: &MeshKey, spec: ConnectSpec) -> Result<Arc<MeshBroker>, BrokerError> {
-        if let Some(broker) = self.get(key)
+        let before = self.get(key);
+        if let Some(broker) = &before
             && *broker.spec() == spec
         {
-            return Ok(broker);
+            return Ok(broker.clone());
         }
-        self.remove(key);
         let stop = self.shutdown.child_token();
-        let broker = Arc::new(MeshBroker::start(key.clone(), spec, self.events.clone(), stop).await?);
+        let started = MeshBroker::start(key.clone(), spec, self.events.clone(), stop, before.as_deref()).await;
+        let broker = Arc::new(started?);
+        self.remove(key);
         tokio::spawn(refresh::run(broker.clone()));
         tokio::spawn(health::run(broker.clone()));
         spawn_listener(key, "advisories", advisories::run(broker.clone()));
         spawn_listener(key, "reports", reports::run(broker.clone()));
         self.meshes.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), broker.clone());
+        broker.announce(BrokerChange::Opened);
         Ok(broker)
     }
 

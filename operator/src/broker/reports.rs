@@ -7,7 +7,7 @@ use std::{
 };
 
 use eventmesh_wire::{
-    names::REPORT_WILDCARD,
+    names::{self, REPORT_WILDCARD},
     report::{Report, RouteState},
 };
 use futures::StreamExt;
@@ -22,13 +22,13 @@ pub const FRESH: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Latest report of each pod.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Reports {
     /// By namespace and Bridge, then by pod.
     by_bridge: BTreeMap<(String, String), Group>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Group {
     pods: BTreeMap<String, (Instant, Report)>,
     announced: Option<Instant>,
@@ -88,10 +88,25 @@ impl Group {
 }
 
 /// What of a report is a state and not a number.
-fn standing(report: &Report) -> (bool, bool, &str, bool, Vec<(&str, RouteState)>) {
-    let routes = report.routes.iter().map(|route| (route.name.as_str(), route.state)).collect();
-    let connected = &report.connected;
-    (connected.mesh, connected.endpoint, &report.config_hash, report.config_problem.is_some(), routes)
+#[derive(PartialEq)]
+struct Standing<'r> {
+    mesh: bool,
+    endpoint: bool,
+    active: Option<bool>,
+    config_hash: &'r str,
+    has_problem: bool,
+    routes: Vec<(&'r str, RouteState)>,
+}
+
+fn standing(report: &Report) -> Standing<'_> {
+    Standing {
+        mesh: report.connected.mesh,
+        endpoint: report.connected.endpoint,
+        active: report.lease.as_ref().map(|lease| lease.active),
+        config_hash: &report.config_hash,
+        has_problem: report.config_problem.is_some(),
+        routes: report.routes.iter().map(|route| (route.name.as_str(), route.state)).collect(),
+    }
 }
 
 /// Listens until the mesh is removed.
@@ -106,6 +121,9 @@ pub(super) async fn run(broker: Arc<MeshBroker>) -> Result<(), BrokerError> {
             message = messages.next() => {
                 let Some(message) = message else { return Ok(()) };
                 match serde_json::from_slice::<Report>(&message.payload) {
+                    Ok(report) if !is_of(&report, &message.subject) => {
+                        warn!(mesh = %broker.key(), subject = %message.subject, "a report in the name of another pod");
+                    }
                     Ok(report) => {
                         let (namespace, bridge) = (report.bridge.namespace.clone(), report.bridge.name.clone());
                         let look = lock(&broker).put(report, Instant::now());
@@ -124,6 +142,11 @@ pub(super) async fn run(broker: Arc<MeshBroker>) -> Result<(), BrokerError> {
             }
         }
     }
+}
+
+/// Whether a report came on the subject of the pod that it names: who may publish on a subject speaks for nobody else.
+fn is_of(report: &Report, subject: &str) -> bool {
+    names::report_subject(&report.bridge.namespace, &report.bridge.name, &report.pod) == subject
 }
 
 fn lock(broker: &MeshBroker) -> std::sync::MutexGuard<'_, Reports> {
@@ -147,6 +170,15 @@ mod tests {
             }],
         }))
         .expect("a report")
+    }
+
+    #[test]
+    fn a_pod_speaks_for_itself_only() {
+        let report = report(true, 1);
+        assert!(is_of(&report, "$EM.report.a.b.b-1"));
+        for other in ["$EM.report.a.b.b-2", "$EM.report.a.c.b-1", "$EM.report.c.b.b-1"] {
+            assert!(!is_of(&report, other), "{other}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,14 +7,14 @@ use serde_json::value::RawValue;
 use super::api::{BrokerError, Config, ConsumerInfo, ConsumerState, StreamInfo, StreamState};
 
 /// A stream as last seen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StreamEntry {
     config: Box<RawValue>,
     pub state: StreamState,
 }
 
 /// A consumer as last seen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConsumerEntry {
     config: Box<RawValue>,
     pub state: ConsumerState,
@@ -33,7 +33,7 @@ impl ConsumerEntry {
 }
 
 /// Streams and consumers by name. Complete while the [`MeshBroker`](super::MeshBroker) is ready.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct View {
     streams: BTreeMap<String, StreamEntry>,
     /// By stream, then by consumer.

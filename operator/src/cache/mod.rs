@@ -7,18 +7,25 @@ pub mod topics;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic};
-use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
-    core::v1::{Namespace, Pod},
+use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic, mesh::ServiceMesh};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{Namespace, Pod, Secret, Service, ServiceAccount},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Resource,
+    Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::reflector::{ObjectRef, Store, store::Writer},
 };
 
-use crate::broker::MeshKey;
+use crate::{
+    broker::MeshKey,
+    labels::{self, MESH_NAMESPACE, PARTY},
+    service_mesh::Proxies,
+};
 use topics::TopicIndex;
 
 /// The stores.
@@ -28,9 +35,14 @@ pub struct Cache {
     pub subscriptions: Store<Subscription>,
     pub bridges: Store<Bridge>,
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// All of the cluster: grants name them.
+    pub service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    /// The Secrets that the operator issues to those who connect.
+    pub credentials: Store<PartialObjectMeta<Secret>>,
     pub stateful_sets: Store<StatefulSet>,
     pub deployments: Store<Deployment>,
     pub pods: Store<Pod>,
+    pub services: Store<Service>,
     topic_index: RwLock<TopicIndex>,
 }
 
@@ -41,9 +53,12 @@ pub struct Writers {
     pub subscriptions: Writer<Subscription>,
     pub bridges: Writer<Bridge>,
     pub namespaces: Writer<PartialObjectMeta<Namespace>>,
+    pub service_accounts: Writer<PartialObjectMeta<ServiceAccount>>,
+    pub credentials: Writer<PartialObjectMeta<Secret>>,
     pub stateful_sets: Writer<StatefulSet>,
     pub deployments: Writer<Deployment>,
     pub pods: Writer<Pod>,
+    pub services: Writer<Service>,
 }
 
 impl Cache {
@@ -55,9 +70,12 @@ impl Cache {
             subscriptions: Writer::default(),
             bridges: Writer::default(),
             namespaces: Writer::default(),
+            service_accounts: Writer::default(),
+            credentials: Writer::default(),
             stateful_sets: Writer::default(),
             deployments: Writer::default(),
             pods: Writer::default(),
+            services: Writer::default(),
         };
         let cache = Self {
             meshes: writers.meshes.as_reader(),
@@ -65,9 +83,12 @@ impl Cache {
             subscriptions: writers.subscriptions.as_reader(),
             bridges: writers.bridges.as_reader(),
             namespaces: writers.namespaces.as_reader(),
+            service_accounts: writers.service_accounts.as_reader(),
+            credentials: writers.credentials.as_reader(),
             stateful_sets: writers.stateful_sets.as_reader(),
             deployments: writers.deployments.as_reader(),
             pods: writers.pods.as_reader(),
+            services: writers.services.as_reader(),
             topic_index: RwLock::default(),
         };
         (cache, writers)
@@ -81,9 +102,12 @@ impl Cache {
             self.subscriptions.wait_until_ready(),
             self.bridges.wait_until_ready(),
             self.namespaces.wait_until_ready(),
+            self.service_accounts.wait_until_ready(),
+            self.credentials.wait_until_ready(),
             self.stateful_sets.wait_until_ready(),
             self.deployments.wait_until_ready(),
             self.pods.wait_until_ready(),
+            self.services.wait_until_ready(),
         )
         .is_ok()
     }
@@ -92,8 +116,53 @@ impl Cache {
         self.meshes.get(&ObjectRef::new(&key.name).within(&key.namespace))
     }
 
+    /// The proxies of service meshes that pods of a namespace get.
+    pub fn proxies(&self, setting: ServiceMesh, namespace: &str) -> Proxies {
+        let found = self.namespaces.get(&ObjectRef::new(namespace));
+        let metadata = found.map(|found| found.metadata.clone()).unwrap_or_default();
+        let (labels, annotations) = (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
+        Proxies::of_namespace(setting, &labels, &annotations)
+    }
+
     pub fn topic(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<Topic>> {
         self.topics.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    pub fn bridge(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<Bridge>> {
+        self.bridges.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The uid of a ServiceAccount, if it exists.
+    pub fn service_account(&self, namespace: &str, name: &str) -> Option<String> {
+        self.service_accounts.get(&ObjectRef::new(name).within(namespace))?.metadata.uid.clone()
+    }
+
+    /// Names of the ServiceAccounts of a namespace.
+    pub fn service_accounts_of(&self, namespace: &str) -> Vec<String> {
+        let found = self.service_accounts.state_filter(|account| account.namespace().as_deref() == Some(namespace));
+        found.iter().map(|account| account.name_any()).collect()
+    }
+
+    /// The version of a Secret with credentials, if it exists.
+    pub fn credentials_version(&self, namespace: &str, name: &str) -> Option<String> {
+        self.credentials.get(&ObjectRef::new(name).within(namespace))?.metadata.resource_version.clone()
+    }
+
+    /// Namespace and name of the credentials of a mesh whose party, by its name, `wanted` asks for.
+    pub fn credentials_of(&self, mesh: &MeshKey, wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let found = self.credentials.state_filter(|secret| {
+            credentials_mesh(&secret.metadata).as_ref() == Some(mesh)
+                && secret.annotations().get(PARTY).is_some_and(|party| wanted(party))
+        });
+        found.iter().map(|secret| namespaced(&**secret)).collect()
+    }
+
+    /// Credentials of meshes that do not exist: mesh, namespace and name.
+    pub fn credentials_without_mesh(&self) -> Vec<(MeshKey, String, String)> {
+        let all = self.credentials.state().into_iter();
+        let found = all.filter_map(|secret| Some((credentials_mesh(&secret.metadata)?, namespaced(&*secret))));
+        let lost = found.filter(|(mesh, _)| self.mesh(mesh).is_none());
+        lost.map(|(mesh, (namespace, name))| (mesh, namespace, name)).collect()
     }
 
     pub fn topic_index(&self) -> RwLockReadGuard<'_, TopicIndex> {
@@ -103,6 +172,12 @@ impl Cache {
     pub fn change_topic_index<T>(&self, change: impl FnOnce(&mut TopicIndex) -> T) -> T {
         change(&mut self.topic_index.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The mesh that credentials are for.
+pub fn credentials_mesh(secret: &ObjectMeta) -> Option<MeshKey> {
+    let label = |name: &str| secret.labels.as_ref()?.get(name).cloned();
+    Some(MeshKey { namespace: label(MESH_NAMESPACE)?, name: label(labels::MESH)? })
 }
 
 /// Namespace and name of an object of a namespaced kind.

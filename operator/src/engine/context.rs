@@ -5,13 +5,25 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, runtime::events::Recorder};
 
-use crate::{broker::Brokers, cache::Cache, metrics::Metrics, settings::Images};
+use crate::{
+    broker::Brokers,
+    cache::Cache,
+    dead_letters,
+    identity::{self, Keyring},
+    metrics::Metrics,
+    settings::Images,
+};
 
 /// Shared by all controllers; cheap to clone behind an `Arc`.
 pub struct Context {
     pub client: Client,
     pub cache: Arc<Cache>,
     pub brokers: Arc<Brokers>,
+    pub keyring: Keyring,
+    /// How it stands with the identities of each mesh.
+    pub identities: identity::Reports,
+    /// How it stands with the dead letters of each Subscription.
+    pub dead_letters: dead_letters::Ledger,
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     pub images: Images,

@@ -9,6 +9,10 @@ pub enum Error {
     Kubernetes { step: &'static str, source: Box<kube::Error> },
     #[error("{step}: {source}")]
     Broker { step: &'static str, source: BrokerError },
+    #[error("make the identities: {problem}")]
+    Identity { problem: String },
+    #[error("make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
 }
 
 /// Kind of failure.
@@ -56,7 +60,7 @@ impl Error {
                 _ => Class::Internal,
             },
             Self::Broker { source, .. } if source.is_temporary() => Class::Unavailable,
-            Self::Broker { .. } => Class::Internal,
+            Self::Broker { .. } | Self::Identity { .. } | Self::Certificate(_) => Class::Internal,
         }
     }
 }

@@ -53,6 +53,12 @@ impl Stopped {
         Self { verdicts: vec![accepted(), resolved_refs(), programmed], outcome: Outcome::Settled }
     }
 
+    /// Everything is set up, and something that works on it does not get on. It goes on by itself.
+    #[must_use]
+    pub fn settled(programmed: Verdict) -> Self {
+        Self { verdicts: vec![accepted(), resolved_refs(), programmed], outcome: Outcome::Settled }
+    }
+
     /// Says what an accepted spec gives up.
     #[must_use]
     pub fn with_warnings(mut self, warnings: &[String]) -> Self {

@@ -2,32 +2,45 @@
 
 mod apply;
 pub mod build;
-mod credentials;
+pub mod certificates;
 mod resolve;
 mod status;
-mod validate;
+pub mod take_up;
+pub mod validate;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use eventmesh_crds::EventMesh;
+use kube::ResourceExt;
 
 use crate::{
     broker::{ConnectSpec, MeshKey},
     cache::namespaced,
     engine::{Context, Controller, Error, Outcome},
+    identity::MeshKeys,
+    pki::Authorities,
+    service_mesh,
 };
+use build::names;
+use certificates::{Files, Found, Plan, Seen, plan::until};
+use resolve::Resolved;
+use validate::ValidMesh;
 
-pub use credentials::Credentials;
-pub use resolve::read_credentials;
+pub use resolve::outside_secret;
 
 pub struct MeshController {
     context: Arc<Context>,
+    /// The authorities that were last good, by mesh and its uid: a Secret that is spoilt is written back from here.
+    remembered: Mutex<BTreeMap<MeshKey, (Option<String>, Authorities)>>,
 }
 
 impl MeshController {
     #[must_use]
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context }
+        Self { context, remembered: Mutex::default() }
     }
 }
 
@@ -37,46 +50,120 @@ impl Controller for MeshController {
 
     async fn reconcile(&self, mesh: Arc<EventMesh>) -> Result<Outcome, Error> {
         let context = &*self.context;
+        let (namespace, name) = namespaced(&*mesh);
+        let key = MeshKey { namespace, name };
         if mesh.metadata.deletion_timestamp.is_some() {
             // Kubernetes deletes the children; the volumes stay or go as the StatefulSet says.
+            self.remembered().remove(&key);
             return Ok(Outcome::Done);
         }
         if mesh.spec.paused == Some(true) {
-            status::write(context, &mesh, status::paused()).await?;
+            status::write(context, &mesh, status::paused(), None).await?;
             return Ok(Outcome::Settled);
         }
-        let resolved = resolve::run(context, &mesh).await?;
-        let valid = match validate::run(&mesh, &context.images.broker) {
+        let resolved = match resolve::run(context, &mesh).await? {
+            Ok(resolved) => resolved,
+            Err(verdict) => {
+                status::write(context, &mesh, status::unresolved(verdict), None).await?;
+                return Ok(Outcome::Waiting);
+            }
+        };
+        if let Some(problem) = &resolved.keys.spoiled {
+            context.warn(&*mesh, "SecretRestored", format!("{problem}; the keys are put back")).await;
+        }
+        let mut valid = match validate::run(&mesh, &context.images.broker) {
             Ok(valid) => valid,
             Err(verdict) => {
-                status::write(context, &mesh, status::rejected(verdict)).await?;
+                status::write(context, &mesh, status::rejected(verdict), None).await?;
                 return Ok(Outcome::Rejected);
             }
         };
+        let proxies = context.cache.proxies(valid.service_mesh, &valid.key.namespace);
+        service_mesh::keep_out(&mut valid.pod_template, proxies);
+        let plan = self.certificates(&mesh, &valid, &resolved).await?;
+        let Some(files) = &plan.files else {
+            status::write(context, &mesh, status::without_certificates(&plan), Some(&plan)).await?;
+            return Ok(Outcome::SettledFor(until(plan.look_again, context.now())));
+        };
         // On the heap: together these objects are larger than a task should carry.
-        let desired = Box::new(build::run(&valid, &resolved.credentials));
+        let desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
         let applied = Box::pin(apply::run(context, &desired)).await?;
-        connect(context, &mesh, &resolved.credentials).await?;
+        connect(context, &valid, resolved.keys.keys, files).await?;
+        let take_up = take_up::run(context, &valid, &files.revision()).await?;
         let observed = mesh.status.as_ref().and_then(|status| status.observed_generation);
         if context.brokers.is_starting(&valid.key) && observed.is_some() && observed == mesh.metadata.generation {
             return Ok(Outcome::Progressing);
         }
-        status::write(context, &mesh, status::programmed(context, &mesh, &applied)).await?;
-        Ok(Outcome::Settled)
+        let verdicts = status::programmed(context, &mesh, &applied, &plan, &take_up);
+        status::write(context, &mesh, verdicts, Some(&plan)).await?;
+        if !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
+            return Ok(Outcome::Progressing);
+        }
+        Ok(Outcome::SettledFor(until(plan.look_again, context.now())))
     }
 }
 
-async fn connect(context: &Context, mesh: &EventMesh, credentials: &Credentials) -> Result<(), Error> {
-    let (namespace, name) = namespaced(mesh);
-    let key = MeshKey { namespace, name };
+impl MeshController {
+    fn remembered(&self) -> MutexGuard<'_, BTreeMap<MeshKey, (Option<String>, Authorities)>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Services first, then what certificates the mesh should have, and the authority's keys into their Secret: before
+    /// anybody is given a certificate that they have signed.
+    async fn certificates(&self, mesh: &EventMesh, valid: &ValidMesh, resolved: &Resolved) -> Result<Plan, Error> {
+        let context = &*self.context;
+        let services = build::services(valid);
+        let addresses = apply::services(context, valid, &services).await?;
+        let names = names::certificate_names(
+            &valid.key,
+            services.iter().map(ResourceExt::name_any),
+            addresses.into_iter().chain(valid.tls.server_names.iter().cloned()),
+        );
+        let request = build::certificate::certificate(valid, &names);
+        let issuer_before = mesh.status.as_ref().and_then(|status| status.certificates.as_ref());
+        let was_asked = apply::was_asked(issuer_before.map(|before| before.issuer.as_str()));
+        let answer = apply::certificate(context, valid, request.as_ref(), was_asked).await?;
+        // Of another object of the same name nothing is remembered.
+        let remembered = self.remembered().get(&valid.key).filter(|(uid, _)| *uid == mesh.metadata.uid).cloned();
+        let stored = &resolved.stored;
+        let plan = certificates::plan::run(&Seen {
+            key: &valid.key,
+            issuer: valid.tls.issuer,
+            policy: valid.tls.policy,
+            names,
+            request: &valid.tls.request,
+            authorities: &resolved.authorities,
+            remembered: remembered.as_ref().map(|(_, authorities)| authorities),
+            stored,
+            outside: validate::outside(mesh, valid, resolved, answer, context.now()),
+            taken_up: take_up::observe(context, &valid.key, stored.revision().as_deref(), valid.replicas).is_complete(),
+            now: context.now(),
+        })?;
+        if let Some(authorities) = &plan.authorities {
+            if resolved.authorities != Found::Good(authorities.clone()) {
+                let secret = build::authority(valid, authorities);
+                apply::authority(context, &secret, resolved.authority_version.as_deref()).await?;
+            }
+            self.remembered().insert(valid.key.clone(), (mesh.metadata.uid.clone(), authorities.clone()));
+        }
+        for note in &plan.notes {
+            if note.warning {
+                context.warn(mesh, note.reason, note.text.clone()).await;
+            } else {
+                context.note(mesh, note.reason, note.text.clone()).await;
+            }
+        }
+        Ok(plan)
+    }
+}
+
+async fn connect(context: &Context, valid: &ValidMesh, keys: Arc<MeshKeys>, files: &Files) -> Result<(), Error> {
     let spec = ConnectSpec {
-        address: build::names::address(&context.broker_address, &key),
-        user: credentials.operator.user.clone(),
-        password: credentials.operator.password.clone(),
-        system_user: credentials.system.user.clone(),
-        system_password: credentials.system.password.clone(),
+        address: names::address(&context.broker_address, &valid.key),
+        keys,
+        trust: files.authority.clone().filter(|_| valid.tls.has_tls()),
     };
-    context.brokers.ensure(&key, spec).await.map_err(Error::broker("connect to the brokers"))?;
+    context.brokers.ensure(&valid.key, spec).await.map_err(Error::broker("connect to the brokers"))?;
     context.metrics.meshes(context.brokers.len());
     Ok(())
 }

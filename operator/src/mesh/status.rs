@@ -6,16 +6,22 @@ use eventmesh_crds::{
     EventMesh,
     conditions::{self, ConditionType, Reason, Verdict},
     mesh::{BrokerStatus, Endpoints, EventMeshStatus},
+    tls::CertificatesStatus,
 };
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::ResourceExt;
 
-use super::{apply::Applied, build::names};
+use super::{
+    apply::{self as children, Applied},
+    build::{listeners::Listener, names},
+    certificates::{Files, Plan},
+    take_up::{self, TakeUp},
+};
 use crate::{
     broker::{MeshKey, health::Health},
     cache::{mesh_key, namespaced},
     engine::{Context, Error, apply},
-    labels::{COMPONENT, INSTANCE},
+    pki::reading::facts,
 };
 
 /// Verdicts for a mesh that its user has paused.
@@ -39,17 +45,58 @@ pub fn rejected(accepted: Verdict) -> Vec<Verdict> {
     ]
 }
 
-/// Verdicts for a mesh whose children are applied.
-pub fn programmed(context: &Context, mesh: &EventMesh, applied: &Applied) -> Vec<Verdict> {
-    let (namespace, name) = namespaced(mesh);
-    let brokers = brokers(context, &namespace, &name);
-    let connected = context.brokers.get(&MeshKey { namespace, name }).is_some_and(|broker| broker.is_ready());
+/// Verdicts for a mesh whose keys cannot be used.
+pub fn unresolved(resolved_refs: Verdict) -> Vec<Verdict> {
     vec![
         Verdict::good(ConditionType::Accepted, Reason::Accepted, ""),
-        Verdict::good(ConditionType::ResolvedRefs, Reason::ResolvedRefs, ""),
-        Verdict::good(ConditionType::Programmed, Reason::Programmed, ""),
+        resolved_refs,
+        Verdict::pending(ConditionType::Programmed),
+        Verdict::pending(ConditionType::Available),
+    ]
+}
+
+/// Verdicts for a mesh whose brokers cannot be given certificates.
+pub fn without_certificates(plan: &Plan) -> Vec<Verdict> {
+    let problem = |kind| plan.problem.clone().filter(|problem| problem.kind == kind);
+    let kind = ConditionType::ResolvedRefs;
+    vec![
+        Verdict::good(ConditionType::Accepted, Reason::Accepted, ""),
+        problem(kind).unwrap_or_else(|| Verdict::good(kind, Reason::ResolvedRefs, "")),
+        problem(ConditionType::Programmed).unwrap_or_else(|| Verdict::pending(ConditionType::Programmed)),
+        Verdict::pending(ConditionType::Available),
+    ]
+}
+
+/// Verdicts for a mesh whose children are applied.
+pub fn programmed(
+    context: &Context,
+    mesh: &EventMesh,
+    applied: &Applied,
+    plan: &Plan,
+    take_up: &TakeUp,
+) -> Vec<Verdict> {
+    let (namespace, name) = namespaced(mesh);
+    let brokers = brokers(context, &namespace, &name);
+    let key = MeshKey { namespace, name };
+    let connected = context.brokers.get(&key).is_some_and(|broker| broker.is_ready());
+    let problem = |kind| plan.problem.clone().filter(|problem| problem.kind == kind);
+    let (refs, programmed) = (ConditionType::ResolvedRefs, ConditionType::Programmed);
+    let record = context.identities.get(&key).and_then(|report| report.problem);
+    let record = record.map(|problem| Verdict::bad(refs, Reason::KeysUnreadable, problem));
+    vec![
+        accepted(mesh),
+        record.or_else(|| problem(refs)).unwrap_or_else(|| Verdict::good(refs, Reason::ResolvedRefs, "")),
+        problem(programmed).unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
         available(replicas(mesh), &brokers, is_rolling(&applied.stateful_set), connected),
     ]
+}
+
+fn accepted(mesh: &EventMesh) -> Verdict {
+    if mesh.spec.has_tls() {
+        return Verdict::good(ConditionType::Accepted, Reason::Accepted, "");
+    }
+    let message = "spec.tls.issuer is Disabled: passwords and events of clients cross the network in the clear";
+    Verdict::good(ConditionType::Accepted, Reason::AcceptedWithWarning, message)
 }
 
 fn replicas(mesh: &EventMesh) -> usize {
@@ -100,18 +147,30 @@ fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
     all
 }
 
-pub async fn write(context: &Context, mesh: &EventMesh, verdicts: Vec<Verdict>) -> Result<(), Error> {
+/// `plan` is absent where a pass has not come to certificates; what the status says of them stays then.
+pub async fn write(
+    context: &Context,
+    mesh: &EventMesh,
+    verdicts: Vec<Verdict>,
+    plan: Option<&Plan>,
+) -> Result<(), Error> {
     let (namespace, name) = namespaced(mesh);
     let key = MeshKey { namespace, name };
     let before = mesh.status.clone().unwrap_or_default();
     let generation = mesh.metadata.generation;
-    let brokers = brokers(context, &key.namespace, &key.name);
+    let mut brokers = brokers(context, &key.namespace, &key.name);
     let ready = brokers.iter().filter(|broker| broker.ready).count();
+    let revision = plan.and_then(|plan| plan.files.as_ref()).map(Files::revision);
+    let current = take_up::observe(context, &key, revision.as_deref(), mesh.spec.brokers.count()).brokers;
+    for broker in &mut brokers {
+        broker.certificates_current = current.get(&broker.name).copied().filter(|_| revision.is_some());
+    }
     let status = EventMeshStatus {
         observed_generation: generation,
         conditions: conditions::merge(&before.conditions, &with_ready(verdicts), generation, context.now()),
         summary: Some(format!("{ready}/{}", replicas(mesh))),
-        endpoints: Some(Endpoints { nats: Some(names::client_url(&key)) }),
+        endpoints: Some(endpoints(mesh, &key)),
+        certificates: plan.map_or(before.certificates, |plan| Some(certificates(mesh, plan))),
         broker_version: brokers
             .iter()
             .filter_map(|broker| broker.version.clone())
@@ -122,15 +181,46 @@ pub async fn write(context: &Context, mesh: &EventMesh, verdicts: Vec<Verdict>) 
         )),
         subscriptions: Some(count(context.cache.subscriptions.state().iter().filter(|s| {
             let namespace = namespace_of(&***s);
-            let topic = context.cache.topic(&namespace, &s.spec.topic.name);
-            topic.is_some_and(|topic| mesh_key(&topic.spec.mesh, &namespace) == key)
+            let of = s.spec.topic.namespace_or(&namespace);
+            let topic = context.cache.topic(of, &s.spec.topic.name);
+            topic.is_some_and(|topic| mesh_key(&topic.spec.mesh, of) == key)
         }))),
         bridges: Some(count(
             context.cache.bridges.state().iter().filter(|b| mesh_key(&b.spec.mesh, &namespace_of(&***b)) == key),
         )),
+        account: context.keyring.get(&key).map(|keys| keys.mesh.public_key()).or(before.account),
+        identities: match context.identities.get(&key) {
+            Some(report) => Some(i64::try_from(report.identities).unwrap_or(i64::MAX)),
+            None => before.identities,
+        },
     };
     apply::status(&context.client, mesh, mesh.status.as_ref(), &status).await?;
     Ok(())
+}
+
+fn endpoints(mesh: &EventMesh, key: &MeshKey) -> Endpoints {
+    let tls = mesh.spec.has_tls();
+    let listeners = mesh.spec.listeners.clone().unwrap_or_default();
+    let url = |listener: Listener, on: bool| on.then(|| listener.url(key, tls));
+    Endpoints {
+        nats: Some(names::client_url(key, tls)),
+        mqtt: url(Listener::Mqtt, listeners.mqtt.is_some()),
+        websocket: url(Listener::Websocket, listeners.websocket.is_some()),
+        leaf: url(Listener::Leaf, listeners.leaf.is_some()),
+    }
+}
+
+fn certificates(mesh: &EventMesh, plan: &Plan) -> CertificatesStatus {
+    let serving = plan.files.as_ref().and_then(|files| files.serving.as_ref());
+    let serving = serving.and_then(|pair| facts(&pair.certificate).ok());
+    let authorities = plan.authorities.as_ref();
+    CertificatesStatus {
+        issuer: mesh.spec.tls.clone().unwrap_or_default().issuer().as_str().to_owned(),
+        serial: serving.as_ref().map(|facts| facts.serial.clone()),
+        not_after: serving.map(|facts| facts.not_after.to_string()),
+        ca_not_after: authorities.map(|authorities| authorities.current.facts.not_after.to_string()),
+        ca_phase: authorities.map(|authorities| authorities.phase().as_str().to_owned()),
+    }
 }
 
 fn namespace_of<K: ResourceExt>(object: &K) -> String {
@@ -151,13 +241,7 @@ fn brokers(context: &Context, namespace: &str, mesh: &str) -> Vec<BrokerStatus> 
     let broker = context.brokers.get(&key);
     let health = broker.map(|broker| broker.health.lock().unwrap_or_else(PoisonError::into_inner).clone());
     let health = health.unwrap_or_default();
-    let mut pods = context.cache.pods.state_filter(|pod| {
-        let label = |name: &str| pod.labels().get(name).map(String::as_str);
-        pod.namespace().as_deref() == Some(namespace)
-            && label(INSTANCE) == Some(mesh)
-            && label(COMPONENT) == Some("broker")
-    });
-    pods.sort_by_key(|pod| pod.name_any());
+    let pods = children::pods(context, namespace, mesh);
     pods.iter().map(|pod| broker_status(pod, &health)).collect()
 }
 
@@ -173,6 +257,7 @@ fn broker_status(pod: &Pod, health: &Health) -> BrokerStatus {
         meta_leader: leaders.into_iter().any(|leader| *leader == name),
         version: said.map(|said| said.version.clone()),
         started_at: said.map(|said| said.started_at.clone()),
+        certificates_current: None,
         restarts: status.container_statuses.iter().flatten().map(|container| container.restart_count).sum(),
         name,
     }

@@ -4,25 +4,41 @@ use eventmesh_crds::{
     EventMesh,
     common::std_duration,
     conditions::{ConditionType, Reason, Verdict},
-    mesh::{BrokerSettings, Expose, PodTemplate, Sync, WhenDeleted},
+    mesh::{self, BrokerSettings, Expose, PodTemplate, ServiceMesh, Sync, WhenDeleted},
     quantity::ByteQuantity,
+    tls::{CertManagerIssuer, TlsIssuer},
 };
-use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp,
+};
+use kube::ResourceExt;
 use serde_json::{Map, Value};
 
-use crate::{broker::MeshKey, cache::namespaced, engine::apply::owner_reference};
+use super::{
+    build::{listeners::Listener, names},
+    certificates::plan::NoOutside,
+    resolve::{Resolved, outside_secret},
+};
+use crate::{
+    broker::MeshKey,
+    cache::namespaced,
+    engine::apply::owner_reference,
+    pki::{self, Outside, Policy, outside::Unusable},
+};
 
 /// Keys of the broker's configuration that the operator writes itself. The broker ignores case, and knows some by
 /// several names.
-const OWNED_KEYS: [&str; 30] = [
+const OWNED_KEYS: [&str; 36] = [
     "accounts",
     "addr",
+    "allow_non_tls",
     "auth_callout",
     "authorization",
     "cluster",
     "gateway",
     "host",
     "http",
+    "http_base_path",
     "http_port",
     "https",
     "https_port",
@@ -43,8 +59,12 @@ const OWNED_KEYS: [&str; 30] = [
     "no_auth_user",
     "pid_file",
     "port",
+    "server_metadata",
     "server_name",
     "system_account",
+    "tls",
+    "websocket",
+    "ws",
 ];
 
 /// An EventMesh whose brokers can be built.
@@ -63,6 +83,28 @@ pub struct ValidMesh {
     pub settings: BrokerSettings,
     pub extra_config: Map<String, Value>,
     pub expose: Expose,
+    /// The listeners that are on besides the NATS protocol.
+    pub listeners: Vec<(Listener, Expose)>,
+    pub tls: ValidTls,
+    pub service_mesh: ServiceMesh,
+}
+
+/// Where certificates come from.
+pub struct ValidTls {
+    pub issuer: TlsIssuer,
+    pub issuer_ref: Option<CertManagerIssuer>,
+    pub server_names: Vec<String>,
+    pub policy: Policy,
+    /// A text whose change asks for a new authority.
+    pub request: String,
+}
+
+impl ValidTls {
+    /// Whether clients speak TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.issuer != TlsIssuer::Disabled
+    }
 }
 
 pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> {
@@ -70,6 +112,7 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
     let brokers = &mesh.spec.brokers;
     let storage = brokers.storage.clone().unwrap_or_default();
     let default_size = "10Gi".parse().map_err(|message: String| refuse(Reason::InvalidSpec, message))?;
+    let listeners = mesh.spec.listeners.clone().unwrap_or_default();
     let extra_config = brokers.extra_config.clone().unwrap_or_default();
     if let Some(key) =
         extra_config.keys().find(|key| OWNED_KEYS.contains(&key.to_lowercase().as_str()) || key.starts_with('$'))
@@ -90,14 +133,53 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
         pod_template: brokers.pod_template.clone().unwrap_or_default(),
         settings: brokers.settings.clone().unwrap_or_default(),
         extra_config,
-        expose: mesh
-            .spec
-            .listeners
-            .as_ref()
-            .and_then(|listeners| listeners.nats.as_ref())
-            .and_then(|nats| nats.expose)
-            .unwrap_or(Expose::ClusterIP),
+        expose: listeners.nats.as_ref().map_or(Expose::ClusterIP, expose),
+        listeners: [
+            (Listener::Mqtt, &listeners.mqtt),
+            (Listener::Websocket, &listeners.websocket),
+            (Listener::Leaf, &listeners.leaf),
+        ]
+        .into_iter()
+        .filter_map(|(listener, asked)| Some((listener, expose(asked.as_ref()?))))
+        .collect(),
+        tls: tls(mesh),
+        service_mesh: mesh.spec.service_mesh(),
     })
+}
+
+/// What is to be had of a certificate from outside; absent where none is asked for. `answer` is cert-manager's.
+pub fn outside(
+    mesh: &EventMesh,
+    valid: &ValidMesh,
+    resolved: &Resolved,
+    answer: Option<String>,
+    now: Timestamp,
+) -> Option<Result<Outside, NoOutside>> {
+    let secret = outside_secret(mesh)?;
+    Some(match (&resolved.outside, answer) {
+        (Some(data), _) => pki::outside::check(data, &names::client_host(&valid.key), now).map_err(|unusable| {
+            NoOutside::Invalid(Unusable { message: format!("Secret {secret}: {}", unusable.message), ..unusable })
+        }),
+        (None, Some(answer)) => Err(NoOutside::Pending(Reason::CertificatePending, answer)),
+        (None, None) => {
+            Err(NoOutside::Pending(Reason::SecretNotFound, format!("Secret {secret} does not exist; waiting for it")))
+        }
+    })
+}
+
+fn expose(listener: &mesh::Listener) -> Expose {
+    listener.expose.unwrap_or(Expose::ClusterIP)
+}
+
+fn tls(mesh: &EventMesh) -> ValidTls {
+    let tls = mesh.spec.tls.clone().unwrap_or_default();
+    ValidTls {
+        issuer: tls.issuer(),
+        policy: Policy { leaf: tls.certificate_lifetime(), authority: tls.ca_lifetime(), overlap: tls.ca_overlap() },
+        issuer_ref: tls.issuer_ref,
+        server_names: tls.server_names.unwrap_or_default(),
+        request: mesh.annotations().get(names::RENEW_AUTHORITY).cloned().unwrap_or_default(),
+    }
 }
 
 /// In the broker's notation.
@@ -131,6 +213,9 @@ mod tests {
     #[case(json!({"extraConfig": {"cluster": {}}}))]
     #[case(json!({"extraConfig": {"JetStream": {}}}))]
     #[case(json!({"extraConfig": {"server_name": "x"}}))]
+    #[case(json!({"extraConfig": {"TLS": {}}}))]
+    #[case(json!({"extraConfig": {"ws": {}}}))]
+    #[case(json!({"extraConfig": {"server_metadata": {}}}))]
     fn refuses_keys_that_the_operator_owns(#[case] brokers: Value) {
         let verdict = run(&mesh(&brokers), "broker:1").err().expect("refused");
         assert_eq!(verdict.reason, Reason::ReservedConfigKey);

@@ -25,7 +25,8 @@ pub async fn run(context: &Context, subscription: &Subscription) -> Result<Outco
     }
     if is_needed(subscription) {
         let (namespace, name) = namespaced(subscription);
-        let stream = names::stream(&namespace, &subscription.spec.topic.name);
+        let reference = &subscription.spec.topic;
+        let stream = names::stream(reference.namespace_or(&namespace), &reference.name);
         let consumer = names::subscription_consumer(&namespace, &name);
         let brokers = match resolve::run(context, subscription).mesh {
             Some(Ok(mesh)) => match mesh.broker {

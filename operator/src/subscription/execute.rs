@@ -1,21 +1,42 @@
 //! Programs the consumer of a Subscription: the only writes to the broker.
 
-use eventmesh_crds::{Subscription, conditions::Reason};
+use eventmesh_crds::{
+    Subscription,
+    conditions::{ConditionType, Reason, Verdict},
+};
 
 use super::validate::ValidSubscription;
 use crate::{
     broker::{
         consumers::{self, ConsumerChange},
+        given_up::NOTES,
         overlay::describe,
     },
+    dead_letters::standing,
     engine::{Context, Error, Stopped},
 };
 
 pub async fn run(context: &Context, subscription: &Subscription, valid: &ValidSubscription) -> Result<Stopped, Error> {
     let name = valid.consumer.name.as_str();
+    if let Some(replicas) = valid.notes {
+        // Before the consumer: nothing that it gives up goes unnoted.
+        match valid.broker.keep_notes(replicas).await {
+            Ok(()) => {}
+            Err(error) if error.is_temporary() => return Err(Error::broker("keep notes of given up events")(error)),
+            Err(error) => {
+                let message = format!("stream {NOTES}, which dead letters need: {error}");
+                return Ok(Stopped::not_programmed(Reason::BrokerRefused, message));
+            }
+        }
+    }
     match consumers::ensure(&valid.broker, &valid.consumer).await {
         Ok(change) => {
             announce(context, subscription, name, change).await;
+            let trouble = valid.notes.and_then(|_| standing(context, subscription).trouble);
+            if let Some(problem) = trouble {
+                let programmed = Verdict::bad(ConditionType::Programmed, Reason::DeadLettersWait, problem);
+                return Ok(Stopped::settled(programmed));
+            }
             Ok(if valid.consumer.paused {
                 Stopped::programmed(Reason::Paused, "spec.paused is true: nothing is delivered")
             } else {

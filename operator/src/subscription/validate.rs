@@ -7,7 +7,7 @@ use eventmesh_crds::{
     common::std_duration,
     conditions::{ConditionType, Reason, Verdict},
     subscription::StartPosition,
-    topic::RetentionPolicy,
+    topic::{RetentionPolicy, Right},
 };
 use eventmesh_wire::names;
 use kube::core::Duration;
@@ -16,12 +16,14 @@ use serde_json::json;
 use super::resolve::Resolved;
 use crate::{
     broker::{
-        MeshBroker,
+        MeshBroker, MeshKey,
         api::{Config, object},
         consumers::{WantedConsumer, put_filter},
     },
     cache::namespaced,
+    dead_letters::target::{self, Target},
     engine::Stopped,
+    identity::grants::{granted, may_subscribe},
     subjects::{Refusal, check_filter},
 };
 
@@ -35,13 +37,15 @@ const MAX_IN_FLIGHT: i32 = 1000;
 pub struct ValidSubscription {
     pub broker: Arc<MeshBroker>,
     pub consumer: WantedConsumer,
+    /// Copies of the brokers' notes about given up events, where these become dead letters.
+    pub notes: Option<i32>,
 }
 
 pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubscription, Stopped> {
     let (namespace, name) = namespaced(subscription);
-    let topic_name = &subscription.spec.topic.name;
+    let (of, topic_name) = (subscription.spec.topic.namespace_or(&namespace), &subscription.spec.topic.name);
     let (Some(topic), Some(mesh)) = (&resolved.topic, &resolved.mesh) else {
-        let message = format!("Topic {namespace}/{topic_name} does not exist; waiting for it");
+        let message = format!("Topic {of}/{topic_name} does not exist; waiting for it");
         let verdict = Verdict::bad(ConditionType::ResolvedRefs, Reason::TopicNotFound, message);
         return Err(Stopped::unresolved(verdict));
     };
@@ -49,16 +53,30 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
     if mesh.is_paused() {
         return Err(Stopped::waiting(Reason::Paused, format!("EventMesh {} is paused", mesh.key)));
     }
+    if topic.spec.is_live() {
+        let message = format!(
+            "Topic {of}/{topic_name} has storage.type None, so there is no place in it to keep; listen with a NATS client, for which its grants allow Subscribe, or name a Topic that stores"
+        );
+        return Err(Stopped::rejected(Reason::TopicStoresNothing, message));
+    }
+    check_consent(subscription, topic, resolved).map_err(Stopped::unresolved)?;
+    let dead_letters = dead_letters(subscription, resolved, &mesh.key).map_err(Stopped::unresolved)?;
+    check_circle(resolved).map_err(|(reason, message)| Stopped::rejected(reason, message))?;
     let filter = accept(subscription, topic).map_err(|(reason, message)| Stopped::rejected(reason, message))?;
     let Some(broker) = mesh.broker.clone() else {
         let message = format!("waiting for the brokers of EventMesh {}", mesh.key);
         return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
     };
-    let stream = names::stream(&namespace, topic_name);
+    let stream = names::stream(of, topic_name);
     if broker.view().stream(&stream).is_none() {
-        let message = format!("Topic {namespace}/{topic_name} has no stream yet");
+        let message = format!("Topic {of}/{topic_name} has no stream yet");
         return Err(Stopped::waiting(Reason::TopicNotReady, message));
     }
+    if let Some(target) = dead_letters.as_ref().filter(|target| broker.view().stream(&target.stream).is_none()) {
+        let message = format!("deadLetter: Topic {}/{} has no stream yet", target.topic.0, target.topic.1);
+        return Err(Stopped::waiting(Reason::TopicNotReady, message));
+    }
+    let notes = dead_letters.map(|_| if mesh.brokers() >= 3 { 3 } else { 1 });
     let consumer = WantedConsumer {
         name: names::subscription_consumer(&namespace, &name),
         stream,
@@ -66,7 +84,51 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
         at_creation: beginning(subscription, topic),
         paused: subscription.spec.paused == Some(true),
     };
-    Ok(ValidSubscription { broker, consumer })
+    Ok(ValidSubscription { broker, consumer, notes })
+}
+
+/// The owner of the Topic must let the subscriber read it, and the subscriber must be somebody.
+fn check_consent(subscription: &Subscription, topic: &Topic, resolved: &Resolved) -> Result<(), Verdict> {
+    let refuse = |reason, message| Err(Verdict::bad(ConditionType::ResolvedRefs, reason, message));
+    let (of, topic_name) = namespaced(topic);
+    let party = &resolved.subscriber.party;
+    if !may_subscribe(topic, subscription) {
+        let granted: Vec<String> =
+            granted(topic, party, Right::Subscribe).iter().map(|subject| format!("`{subject}`")).collect();
+        let message = if granted.is_empty() {
+            format!("Topic {of}/{topic_name} grants {party} nothing; its owner can add a grant that allows Subscribe")
+        } else {
+            format!(
+                "Topic {of}/{topic_name} grants {party} only {}; set spec.filter to subjects within it, or ask its owner for more",
+                granted.join(", ")
+            )
+        };
+        return refuse(Reason::RefNotPermitted, message);
+    }
+    if !resolved.subscriber.exists {
+        let message = format!("the subscriber {party} does not exist; waiting for it");
+        return refuse(Reason::SubscriberNotFound, message);
+    }
+    Ok(())
+}
+
+fn dead_letters(subscription: &Subscription, resolved: &Resolved, mesh: &MeshKey) -> Result<Option<Target>, Verdict> {
+    let Some((key, found)) = &resolved.dead_letter else { return Ok(None) };
+    target::check(subscription, key, found.as_deref(), mesh).map(Some)
+}
+
+fn check_circle(resolved: &Resolved) -> Result<(), Refusal> {
+    let Some(way) = &resolved.circle else { return Ok(()) };
+    let way: Vec<String> = way.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+    let message = if way.len() < 2 {
+        format!("deadLetter names the Topic that it reads, {}; name another", way.join(""))
+    } else {
+        format!(
+            "dead letters would come back to where they come from: {}; name another Topic in deadLetter",
+            way.join(" -> ")
+        )
+    };
+    Err((Reason::DeadLetterLoop, message))
 }
 
 fn accept(subscription: &Subscription, topic: &Topic) -> Result<Option<Vec<String>>, Refusal> {
@@ -90,9 +152,15 @@ fn is_work_queue(topic: &Topic) -> bool {
 fn config(subscription: &Subscription, filter: Option<&[String]>) -> Config {
     let (namespace, name) = namespaced(subscription);
     let spec = &subscription.spec;
-    let backoff: Vec<i64> = spec.backoff.iter().flatten().map(nanoseconds).collect();
-    // With a backoff the broker takes its first entry for the acknowledgement time.
-    let ack_wait = backoff.first().copied().or_else(|| spec.ack_wait.as_ref().map(nanoseconds)).unwrap_or(ACK_WAIT);
+    // With a backoff the broker takes its entries for acknowledgement times. What is pushed is refused by the sidecar, which
+    // waits for longer than the application may take and tells the broker the delay.
+    let backoff: Vec<i64> = match &spec.push {
+        None => spec.backoff.iter().flatten().map(nanoseconds).collect(),
+        Some(_) => Vec::new(),
+    };
+    let ack_wait = backoff.first().copied().or_else(|| spec.ack_wait.as_ref().map(nanoseconds));
+    let answer = spec.push.as_ref().map_or(0, |push| i64::try_from(push.timeout().as_nanos()).unwrap_or(i64::MAX));
+    let ack_wait = ack_wait.unwrap_or_else(|| ACK_WAIT.saturating_add(answer));
     let mut config = object(json!({
         "durable_name": names::subscription_consumer(&namespace, &name),
         "ack_policy": "explicit",
@@ -173,6 +241,20 @@ mod tests {
     fn refuses(#[case] spec: Value, #[case] retention: &str, #[case] reason: Option<Reason>) {
         let result = accept(&subscription(&spec), &topic(retention));
         assert_eq!(result.err().map(|(reason, _)| reason), reason);
+    }
+
+    #[rstest]
+    #[case(json!({"push": {"port": 80}, "backoff": ["1s"]}), 60, json!([]))]
+    #[case(json!({"push": {"port": 80, "timeout": "2s"}, "backoff": ["1s"], "ackWait": "5s"}), 5, json!([]))]
+    #[case(json!({"push": {"port": 80, "timeout": "2m"}}), 150, json!([]))]
+    #[case(json!({"backoff": ["1s"], "ackWait": "5s"}), 1, json!([1_000_000_000]))]
+    fn a_pushed_event_is_not_delivered_again_while_the_application_works_on_it(
+        #[case] spec: Value,
+        #[case] seconds: i64,
+        #[case] backoff: Value,
+    ) {
+        let config = config(&subscription(&spec), None);
+        assert_eq!((&config["ack_wait"], &config["backoff"]), (&json!(seconds * 1_000_000_000), &backoff));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
 /// Whether deleting this Topic has to do something in the broker.
 pub fn is_needed(topic: &Topic) -> bool {
     let policy = topic.spec.deletion_policy.unwrap_or(DeletionPolicy::Retain);
-    topic.spec.managed.unwrap_or(true) && policy != DeletionPolicy::Retain
+    !topic.spec.is_live() && topic.spec.managed.unwrap_or(true) && policy != DeletionPolicy::Retain
 }
 
 pub async fn run(context: &Context, topic: &Topic) -> Result<Outcome, Error> {

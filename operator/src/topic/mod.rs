@@ -12,10 +12,10 @@ mod validate;
 
 use std::sync::Arc;
 
-use eventmesh_crds::Topic;
+use eventmesh_crds::{Topic, conditions::Reason};
 
 use crate::{
-    engine::{Context, Controller, Error, Outcome, finalizer},
+    engine::{Context, Controller, Error, Outcome, Stopped, finalizer},
     refs::is_too_early,
 };
 
@@ -46,6 +46,11 @@ impl Controller for TopicController {
             return Ok(Outcome::Progressing);
         }
         let (verdicts, outcome) = match validate::run(&topic, &resolved) {
+            Ok(valid) if topic.spec.is_live() => {
+                let done = Stopped::programmed(Reason::Programmed, "nothing is stored: events reach who is there")
+                    .with_warnings(&valid.warnings);
+                (done.verdicts, done.outcome)
+            }
             Err(stopped) => (stopped.verdicts, stopped.outcome),
             Ok(valid) => {
                 let plan = plan::make(&valid)?;

@@ -20,6 +20,7 @@ use crate::{
     },
     cache::namespaced,
     engine::Stopped,
+    identity::grants,
     refs::ResolvedMesh,
     subjects::{Refusal, subjects_of},
 };
@@ -63,7 +64,7 @@ pub fn run(topic: &Topic, resolved: &Resolved) -> Result<ValidTopic, Stopped> {
         stream,
         config,
         managed: topic.spec.managed.unwrap_or(true),
-        warnings: warnings(topic, mesh),
+        warnings: warnings(topic, mesh, &resolved.unknown),
     })
 }
 
@@ -79,7 +80,7 @@ fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Resu
         patterns.push(pattern);
     }
     let replicas = replicas(topic, mesh.brokers());
-    if replicas > mesh.brokers() {
+    if replicas > mesh.brokers() && !topic.spec.is_live() {
         let message = format!(
             "storage.replicas is {replicas}, but EventMesh {} has {} broker(s); lower it or add brokers",
             mesh.key,
@@ -93,6 +94,9 @@ fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Resu
         );
         return Err((Reason::SubjectOverlap, message));
     }
+    if let Some(message) = grants::second_repliers(topic) {
+        return Err((Reason::ReplyTaken, message));
+    }
     build(topic, &subjects, replicas).map_err(|message| (Reason::InvalidSpec, message))
 }
 
@@ -101,8 +105,12 @@ fn replicas(topic: &Topic, brokers: i32) -> i32 {
     asked.unwrap_or(if brokers >= 3 { 3 } else { 1 })
 }
 
-fn warnings(topic: &Topic, mesh: &ResolvedMesh) -> Vec<String> {
-    let mut warnings = Vec::new();
+fn warnings(topic: &Topic, mesh: &ResolvedMesh, unknown: &[String]) -> Vec<String> {
+    let mut warnings = grants::problems(topic);
+    warnings.extend_from_slice(unknown);
+    if topic.spec.is_live() {
+        return warnings;
+    }
     if mesh.brokers() > 1 && replicas(topic, mesh.brokers()) == 1 {
         warnings
             .push("storage.replicas is 1: the loss of one broker's volume loses the events of this Topic".to_owned());
@@ -144,7 +152,11 @@ fn build(topic: &Topic, subjects: &[String], replicas: i32) -> Result<Config, St
         "discard": match retention.discard.unwrap_or(Discard::Old) { Discard::Old => "old", Discard::New => "new" },
         "discard_new_per_subject":
             retention.discard == Some(Discard::New) && retention.max_messages_per_subject.is_some(),
-        "storage": match storage.kind.unwrap_or(StorageType::File) { StorageType::File => "file", StorageType::Memory => "memory" },
+        "storage": match storage.kind.unwrap_or(StorageType::File) {
+            StorageType::Memory => "memory",
+            // Of None no stream is made.
+            StorageType::File | StorageType::None => "file",
+        },
         "num_replicas": replicas,
         "compression": match storage.compression.unwrap_or(Compression::None) { Compression::None => "none", Compression::S2 => "s2" },
         "duplicate_window": window,

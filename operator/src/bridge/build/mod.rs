@@ -1,6 +1,8 @@
 //! The Kubernetes objects of a Bridge. Pure and infallible; one file an object.
 
 mod deployment;
+mod network_policy;
+pub mod service;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,8 @@ use k8s_openapi::{
     ByteString,
     api::{
         apps::v1::Deployment,
-        core::v1::{Secret, ServiceAccount},
+        core::v1::{Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -24,12 +27,15 @@ pub const CONFIG_FILE: &str = "config.json";
 pub struct Desired {
     pub service_account: ServiceAccount,
     pub secret: Secret,
+    pub network_policy: NetworkPolicy,
+    /// Only of one that listens.
+    pub service: Option<Service>,
     pub deployment: Deployment,
     /// Fingerprint of the configuration; pods report the one they run with.
     pub config_hash: String,
 }
 
-/// Deployment, Secret and ServiceAccount of a Bridge.
+/// Deployment, Secret, ServiceAccount, NetworkPolicy and Service of a Bridge.
 #[must_use]
 pub fn child_name(bridge: &str) -> String {
     format!("{bridge}-bridge")
@@ -39,6 +45,7 @@ pub fn run(bridge: &ValidBridge, image: &str) -> Desired {
     // A configuration made of plain data always has a JSON form.
     let file = serde_json::to_vec(&bridge.config).unwrap_or_default();
     let config_hash = config_hash(&file);
+    let listens = service::listens(&bridge.config.endpoint);
     Desired {
         service_account: ServiceAccount {
             metadata: metadata(bridge),
@@ -50,7 +57,9 @@ pub fn run(bridge: &ValidBridge, image: &str) -> Desired {
             data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), ByteString(file))])),
             ..Secret::default()
         },
-        deployment: deployment::run(bridge, image),
+        network_policy: network_policy::run(metadata(bridge), &bridge.name, listens),
+        service: listens.map(|listens| service::run(bridge, listens)),
+        deployment: deployment::run(bridge, listens, image),
         config_hash,
     }
 }

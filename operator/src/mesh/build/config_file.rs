@@ -1,54 +1,68 @@
 //! The configuration files of the brokers: `nats.conf` in a ConfigMap, and what it includes in a Secret: `auth.conf`
-//! with the users, and `cluster.conf` with the routes, whose URLs carry the brokers' own password.
+//! with the keys that they trust, and `cluster.conf` with the routes, whose URLs carry the brokers' own password.
+//!
+//! Certificates are files of their own, so that a new one is no new configuration and restarts nobody.
 
 use std::fmt::Write as _;
 
 use eventmesh_crds::quantity::ByteQuantity;
 
 use super::{
-    super::{Credentials, validate::ValidMesh},
-    names,
+    super::{
+        certificates::files::{REVISION_FILE, ROUTE_AUTHORITY, ROUTE_CERTIFICATE, ROUTE_KEY},
+        validate::ValidMesh,
+    },
+    listeners, names,
 };
+use crate::identity::MeshKeys;
 
 pub const BROKER_FILE: &str = "nats.conf";
 pub const AUTH_FILE: &str = "auth.conf";
 pub const CLUSTER_FILE: &str = "cluster.conf";
-/// Where both files are mounted.
+/// Where all files are mounted.
 pub const CONFIG_DIRECTORY: &str = "/etc/nats";
+/// Where the certificates are: below the configuration, so that the kubelet exchanges both at one moment.
+pub const TLS_DIRECTORY: &str = "/etc/nats/tls";
 /// Where the pid file is; the pre-stop hook signals through it.
 pub const RUN_DIRECTORY: &str = "/var/run/nats";
 pub const DATA_DIRECTORY: &str = "/data";
 
-/// The account that holds all Topics of a mesh.
-pub const ACCOUNT: &str = "MESH";
+/// The name by which brokers log in at each other.
+const CLUSTER_USER: &str = "cluster";
 
 pub const CLIENT_PORT: i32 = 4222;
 pub const CLUSTER_PORT: i32 = 6222;
 pub const MONITOR_PORT: i32 = 8222;
 
-const DEFAULT_MAX_PAYLOAD: i64 = 1 << 20;
+/// Below this the brokers could not be told of accounts; what a party may publish is limited in its own account.
+const LEAST_MAX_PAYLOAD: i64 = 1 << 20;
 const DEFAULT_MAX_CONNECTIONS: i32 = 65536;
 
-/// Everything but the users.
+/// Everything but whom they trust.
 pub fn broker(mesh: &ValidMesh) -> String {
-    let max_payload = mesh.settings.max_payload.as_ref().map_or(DEFAULT_MAX_PAYLOAD, ByteQuantity::bytes);
+    let max_payload =
+        mesh.settings.max_payload.as_ref().map_or(LEAST_MAX_PAYLOAD, ByteQuantity::bytes).max(LEAST_MAX_PAYLOAD);
     let max_connections = mesh.settings.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
     // The rest of the volume is room for compaction, for the cluster's own state, and for what a full disk needs.
     let max_file_store = mesh.storage_size.bytes() / 10 * 9;
+    let (monitor, tls) =
+        if mesh.tls.has_tls() { ("https", format!("{}\n", listeners::tls_block())) } else { ("http", String::new()) };
     let mut file = format!(
         "# Written by the Event Mesh Operator; edits are overwritten.\n\
          server_name: $POD_NAME\n\
          listen: \"0.0.0.0:{CLIENT_PORT}\"\n\
-         http: \"0.0.0.0:{MONITOR_PORT}\"\n\
+         {monitor}: \"0.0.0.0:{MONITOR_PORT}\"\n{tls}\
          pid_file: \"{RUN_DIRECTORY}/nats.pid\"\n\
          max_payload: {max_payload}\n\
          max_connections: {max_connections}\n\
          lame_duck_grace_period: \"5s\"\n\
          lame_duck_duration: \"30s\"\n\
          jetstream {{\n  store_dir: \"{DATA_DIRECTORY}\"\n  max_file_store: {max_file_store}\n  sync_interval: \"{}\"\n}}\n\
-         include \"./{AUTH_FILE}\"\n",
+         include \"./{AUTH_FILE}\"\n\
+         include \"./tls/{REVISION_FILE}\"\n",
         mesh.sync_interval
     );
+    file.push_str(&listeners::config(mesh));
     if mesh.replicas > 1 {
         let _ = writeln!(file, "include \"./{CLUSTER_FILE}\"");
     }
@@ -59,10 +73,11 @@ pub fn broker(mesh: &ValidMesh) -> String {
     file
 }
 
-/// How the brokers find each other and prove who they are.
-pub fn cluster(mesh: &ValidMesh, credentials: &Credentials) -> String {
+/// How the brokers find each other and prove who they are: each shows a certificate of the mesh's own authority, which
+/// signs for nobody else.
+pub fn cluster(mesh: &ValidMesh, keys: &MeshKeys) -> String {
     let name = &mesh.key.name;
-    let super::super::credentials::User { user, password } = &credentials.cluster;
+    let (user, password) = (CLUSTER_USER, &keys.cluster_password);
     let mut routes = String::new();
     for ordinal in 0..mesh.replicas {
         let _ = writeln!(
@@ -75,37 +90,24 @@ pub fn cluster(mesh: &ValidMesh, credentials: &Credentials) -> String {
     }
     format!(
         "cluster {{\n  name: \"{name}\"\n  listen: \"0.0.0.0:{CLUSTER_PORT}\"\n  no_advertise: true\n  \
-         authorization {{ user: \"{user}\", password: \"{password}\" }}\n  routes: [\n{routes}  ]\n}}\n"
+         authorization {{ user: \"{user}\", password: \"{password}\" }}\n  \
+         tls {{ cert_file: \"{TLS_DIRECTORY}/{ROUTE_CERTIFICATE}\", key_file: \"{TLS_DIRECTORY}/{ROUTE_KEY}\", \
+         ca_file: \"{TLS_DIRECTORY}/{ROUTE_AUTHORITY}\", verify: true, timeout: 5 }}\n  routes: [\n{routes}  ]\n}}\n"
     )
 }
 
-/// The users, by account, and what each may do.
-pub fn auth(credentials: &Credentials) -> String {
-    let Credentials { operator, system, bridge, client, .. } = credentials;
-    // Streams and durable consumers are the operator's; who is not the operator uses them.
-    let managed = "\"$JS.API.STREAM.CREATE.>\", \"$JS.API.STREAM.UPDATE.>\", \"$JS.API.STREAM.DELETE.>\", \
-                   \"$JS.API.STREAM.PURGE.>\", \"$JS.API.STREAM.RESTORE.>\", \"$JS.API.STREAM.SNAPSHOT.>\", \
-                   \"$JS.API.STREAM.MSG.DELETE.>\", \"$JS.API.CONSUMER.DURABLE.CREATE.>\"";
+/// Whom the brokers trust, and what nobody else should know: the operator's key, the accounts that it has signed, and where
+/// the monitoring is. What comes later is told to them and
+/// kept on their volumes, where each takes over what the others know.
+pub fn auth(keys: &MeshKeys) -> String {
+    let MeshKeys { operator_token, system_token, mesh_token, system, mesh, .. } = keys;
+    let (system, mesh) = (system.public_key(), mesh.public_key());
     format!(
-        "system_account: SYS\n\
-         accounts {{\n  \
-           SYS {{ users: [ {{ user: \"{}\", password: \"{}\" }} ] }}\n  \
-           {ACCOUNT} {{\n    \
-             jetstream: enabled\n    \
-             users: [\n      \
-               {{ user: \"{}\", password: \"{}\" }}\n      \
-               {{ user: \"{}\", password: \"{}\", permissions: {{ publish: {{ deny: [{managed}, \"$JS.API.CONSUMER.CREATE.>\", \"$JS.API.CONSUMER.DELETE.>\"] }} }} }}\n      \
-               {{ user: \"{}\", password: \"{}\", permissions: {{ publish: {{ deny: [{managed}, \"$EM.>\"] }}, subscribe: {{ deny: [\"$EM.>\"] }} }} }}\n    \
-             ]\n  \
-           }}\n\
-         }}\n",
-        system.user,
-        system.password,
-        operator.user,
-        operator.password,
-        bridge.user,
-        bridge.password,
-        client.user,
-        client.password,
+        "operator: \"{operator_token}\"\n\
+         system_account: \"{system}\"\n\
+         resolver {{\n  type: full\n  dir: \"{DATA_DIRECTORY}/accounts\"\n  allow_delete: false\n  interval: \"15s\"\n}}\n\
+         http_base_path: \"{}\"\n\
+         resolver_preload {{\n  {system}: \"{system_token}\"\n  {mesh}: \"{mesh_token}\"\n}}\n",
+        keys.monitoring_path()
     )
 }

@@ -2,9 +2,12 @@
 
 mod access;
 mod budget;
+pub mod certificate;
 pub mod config_file;
+pub mod listeners;
 pub mod names;
-mod secrets;
+mod network_policy;
+pub mod secrets;
 mod services;
 #[cfg(test)]
 mod snapshots;
@@ -12,34 +15,45 @@ mod stateful_set;
 
 use std::collections::BTreeMap;
 
+use eventmesh_crds::EventMesh;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use sha2::{Digest, Sha256};
 
-use super::{Credentials, validate::ValidMesh};
-use crate::labels;
+use super::{certificates::Files, validate::ValidMesh};
+use crate::{identity::MeshKeys, labels};
 
 /// Everything a mesh consists of, in the order in which it is applied: what is mounted comes before the pods.
 pub struct Desired {
     pub service_account: ServiceAccount,
+    /// Read by the operator only.
+    pub keys_secret: Secret,
     pub config_map: ConfigMap,
     pub broker_secret: Secret,
-    pub client_secret: Secret,
-    pub services: [Service; 2],
+    pub tls_secret: Secret,
     pub budget: PodDisruptionBudget,
+    pub network_policy: NetworkPolicy,
     pub stateful_set: StatefulSet,
 }
 
-pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
+pub use secrets::authority;
+
+/// The Services, which come before everything else.
+pub fn services(mesh: &ValidMesh) -> Vec<Service> {
+    services::run(mesh)
+}
+
+pub fn run(object: &EventMesh, mesh: &ValidMesh, keys: &MeshKeys, files: &Files) -> Desired {
     let config = config_file::broker(mesh);
-    let auth = config_file::auth(credentials);
-    let cluster = config_file::cluster(mesh, credentials);
+    let auth = config_file::auth(keys);
+    let cluster = config_file::cluster(mesh, keys);
     let hash = hash(&[&config, &auth, &cluster]);
     Desired {
         service_account: access::service_account(mesh),
@@ -48,11 +62,12 @@ pub fn run(mesh: &ValidMesh, credentials: &Credentials) -> Desired {
             data: Some(BTreeMap::from([(config_file::BROKER_FILE.to_owned(), config)])),
             ..ConfigMap::default()
         },
-        broker_secret: secrets::broker(mesh, credentials, auth, cluster),
-        client_secret: secrets::client(mesh, credentials),
-        services: [services::headless(mesh), services::client(mesh)],
+        keys_secret: secrets::private(object, names::keys(&mesh.key.name), keys.entries().clone()),
+        broker_secret: secrets::broker(mesh, auth, cluster),
+        tls_secret: secrets::broker_tls(mesh, files),
         budget: budget::run(mesh),
-        stateful_set: stateful_set::run(mesh, &hash),
+        network_policy: network_policy::run(mesh),
+        stateful_set: stateful_set::run(mesh, &hash, &keys.monitoring_path()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The Services of a mesh.
 //!
 //! `appProtocol: tcp` on every port: in NATS the server speaks first, and a service mesh that waits for the client to
-//! tell the protocol would wait for ever.
+//! tell the protocol would wait for ever. What Linkerd reads besides is in `service_mesh.rs`.
 
 use eventmesh_crds::mesh::Expose;
 use k8s_openapi::{
@@ -14,9 +14,29 @@ use super::{
     config_file::{CLIENT_PORT, CLUSTER_PORT, MONITOR_PORT},
     metadata, names, selector,
 };
+use crate::service_mesh;
+
+/// All of them. They come before the certificates, which name the addresses that the Services are given.
+pub fn run(mesh: &ValidMesh) -> Vec<Service> {
+    let mut services = unmarked(mesh);
+    for service in &mut services {
+        let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        service.metadata.annotations = service_mesh::of_service(mesh.service_mesh, ports);
+    }
+    services
+}
+
+fn unmarked(mesh: &ValidMesh) -> Vec<Service> {
+    let extra = mesh.listeners.iter().map(|(listener, expose)| {
+        let tls = mesh.tls.has_tls();
+        let port = port(listener.name(), listener.port(tls), listener.app_protocol(tls));
+        exposed(mesh, listener.service(&mesh.key.name), *expose, port)
+    });
+    [headless(mesh), client(mesh)].into_iter().chain(extra).collect()
+}
 
 /// Gives each broker its own name; brokers must find each other before they are ready.
-pub fn headless(mesh: &ValidMesh) -> Service {
+fn headless(mesh: &ValidMesh) -> Service {
     Service {
         metadata: metadata(mesh, names::headless(&mesh.key.name)),
         spec: Some(ServiceSpec {
@@ -26,7 +46,7 @@ pub fn headless(mesh: &ValidMesh) -> Service {
             ports: Some(vec![
                 port("nats", CLIENT_PORT, "tcp"),
                 port("cluster", CLUSTER_PORT, "tcp"),
-                port("monitor", MONITOR_PORT, "http"),
+                port("monitor", MONITOR_PORT, if mesh.tls.has_tls() { "https" } else { "http" }),
             ]),
             ..ServiceSpec::default()
         }),
@@ -35,18 +55,22 @@ pub fn headless(mesh: &ValidMesh) -> Service {
 }
 
 /// Where clients connect: any ready broker.
-pub fn client(mesh: &ValidMesh) -> Service {
-    let type_ = match mesh.expose {
+fn client(mesh: &ValidMesh) -> Service {
+    exposed(mesh, names::client_service(&mesh.key.name), mesh.expose, port("nats", CLIENT_PORT, "tcp"))
+}
+
+fn exposed(mesh: &ValidMesh, name: String, expose: Expose, port: ServicePort) -> Service {
+    let type_ = match expose {
         Expose::ClusterIP => "ClusterIP",
         Expose::NodePort => "NodePort",
         Expose::LoadBalancer => "LoadBalancer",
     };
     Service {
-        metadata: metadata(mesh, names::client_service(&mesh.key.name)),
+        metadata: metadata(mesh, name),
         spec: Some(ServiceSpec {
             type_: Some(type_.to_owned()),
             selector: Some(selector(mesh)),
-            ports: Some(vec![port("nats", CLIENT_PORT, "tcp")]),
+            ports: Some(vec![port]),
             ..ServiceSpec::default()
         }),
         ..Service::default()

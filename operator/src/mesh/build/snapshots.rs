@@ -3,8 +3,8 @@
 use eventmesh_crds::EventMesh;
 use serde::Serialize;
 
-use super::{super::validate, config_file, run};
-use crate::mesh::Credentials;
+use super::{super::validate, certificate, config_file, names, run, services};
+use crate::{identity::MeshKeys, mesh::certificates::Files, pki::Pair};
 
 fn example() -> EventMesh {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/quickstart/mesh.yaml");
@@ -14,11 +14,23 @@ fn example() -> EventMesh {
     mesh
 }
 
-/// Credentials that are the same in each run.
-fn credentials() -> Credentials {
-    let entries = ["operator", "system", "bridge", "client", "cluster"]
-        .map(|role| (format!("{role}-password"), k8s_openapi::ByteString(format!("{role}Password").into_bytes())));
-    Credentials::complete(&entries.into_iter().collect())
+/// Certificates that are the same in each run.
+fn files() -> Files {
+    let pair = |name: &str| Pair { certificate: format!("{name} certificate"), key: format!("{name} key") };
+    Files {
+        serving: Some(pair("serving")),
+        authority: Some("authority".to_owned()),
+        route: pair("route"),
+        route_authority: "route authority".to_owned(),
+    }
+}
+
+fn with(spec: &serde_json::Value) -> validate::ValidMesh {
+    let mut mesh = serde_json::to_value(example()).expect("serializable");
+    mesh["spec"].as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
+    let mesh = serde_json::from_value(mesh).expect("an EventMesh");
+    let Ok(valid) = validate::run(&mesh, "registry.example/broker:1") else { panic!("the spec is valid") };
+    valid
 }
 
 fn snapshot(name: &str, object: &impl Serialize) {
@@ -31,25 +43,77 @@ fn snapshot(name: &str, object: &impl Serialize) {
 #[test]
 fn the_example_mesh_becomes_these_objects() {
     let Ok(valid) = validate::run(&example(), "registry.example/broker:1") else { panic!("the example is valid") };
-    let desired = run(&valid, &credentials());
+    let keys = MeshKeys::fixed();
+    let desired = run(&example(), &valid, &keys, &files());
+    let services = services(&valid);
     snapshot("service-account", &desired.service_account);
     snapshot("config-map", &desired.config_map);
-    snapshot("client-secret", &desired.client_secret);
-    snapshot("headless-service", &desired.services[0]);
-    snapshot("client-service", &desired.services[1]);
+    snapshot("tls-secret", &desired.tls_secret);
+    snapshot("headless-service", &services[0]);
+    snapshot("client-service", &services[1]);
     snapshot("disruption-budget", &desired.budget);
+    snapshot("network-policy", &desired.network_policy);
     snapshot("stateful-set", &desired.stateful_set);
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
-        insta::assert_snapshot!("auth.conf", config_file::auth(&credentials()));
-        insta::assert_snapshot!("cluster.conf", config_file::cluster(&valid, &credentials()));
+        insta::assert_snapshot!("auth.conf", config_file::auth(&keys));
+        insta::assert_snapshot!("cluster.conf", config_file::cluster(&valid, &keys));
     });
+}
+
+const LISTENERS: &str = r#"{"mqtt": {"expose": "LoadBalancer"}, "websocket": {}, "leaf": {"expose": "NodePort"}}"#;
+
+#[test]
+fn every_listener_has_a_service_a_port_and_tls() {
+    let listeners: serde_json::Value = serde_json::from_str(LISTENERS).expect("JSON");
+    let valid = with(&serde_json::json!({"listeners": listeners}));
+    let extra: Vec<_> = services(&valid).into_iter().skip(2).collect();
+    snapshot("listener-services", &extra);
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("listeners.conf", config_file::broker(&valid));
+    });
+    let set = run(&example(), &valid, &MeshKeys::fixed(), &files()).stateful_set;
+    let ports = set.spec.and_then(|spec| spec.template.spec).map(|pod| pod.containers[0].ports.clone()).expect("ports");
+    let ports: Vec<i32> = ports.iter().flatten().map(|port| port.container_port).collect();
+    assert_eq!(ports, [4222, 6222, 8222, 8883, 8443, 7422]);
+}
+
+#[test]
+fn without_tls_only_routes_have_it() {
+    let listeners: serde_json::Value = serde_json::from_str(LISTENERS).expect("JSON");
+    let valid = with(&serde_json::json!({"listeners": listeners, "tls": {"issuer": "Disabled"}}));
+    let file = config_file::broker(&valid);
+    assert!(!file.contains("tls {") && file.contains("no_tls: true") && file.contains("http: "), "{file}");
+    assert!(config_file::cluster(&valid, &MeshKeys::fixed()).contains("verify: true"));
+    let bare = Files { serving: None, authority: None, ..files() };
+    let desired = run(&example(), &valid, &MeshKeys::fixed(), &bare);
+    let text = serde_json::to_string(&(desired.stateful_set, desired.config_map)).expect("serializable");
+    assert!(!text.contains("\"tls.crt") && !text.contains("HTTPS") && !text.contains("\"ca.crt"), "{text}");
+}
+
+#[test]
+fn another_certificate_is_no_new_configuration() {
+    let template = |files: &Files| {
+        let Ok(valid) = validate::run(&example(), "registry.example/broker:1") else { panic!("the example is valid") };
+        run(&example(), &valid, &MeshKeys::fixed(), files).stateful_set.spec.expect("a spec").template
+    };
+    let other = Files { route_authority: "another".to_owned(), serving: Some(files().route), ..files() };
+    assert_ne!(other.revision(), files().revision());
+    assert_eq!(template(&other), template(&files()));
+}
+
+#[test]
+fn cert_manager_is_asked_for_every_name() {
+    let valid = with(&serde_json::json!({"tls": {"issuer": "CertManager",
+        "issuerRef": {"name": "company", "kind": "ClusterIssuer"}, "certificateLifetime": "24h"}}));
+    let names = names::certificate_names(&valid.key, ["retail-nats".to_owned()], ["10.0.0.7".to_owned()]);
+    snapshot("certificate", &certificate::certificate(&valid, &names).expect("a Certificate"));
 }
 
 #[test]
 fn a_changed_setting_changes_the_pods_and_nothing_else_does() {
     let annotations = |mesh: &EventMesh| {
         let Ok(valid) = validate::run(mesh, "registry.example/broker:1") else { panic!("the example is valid") };
-        let template = run(&valid, &credentials()).stateful_set.spec.expect("a spec").template;
+        let template = run(mesh, &valid, &MeshKeys::fixed(), &files()).stateful_set.spec.expect("a spec").template;
         template.metadata.and_then(|metadata| metadata.annotations)
     };
     let before = example();

@@ -28,7 +28,10 @@ use k8s_openapi::{
 };
 
 use super::{
-    super::validate::ValidMesh,
+    super::{
+        certificates::files::{CERTIFICATE, KEY, REVISION_FILE, ROUTE_AUTHORITY, ROUTE_CERTIFICATE, ROUTE_KEY},
+        validate::ValidMesh,
+    },
     all_labels,
     config_file::{
         AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_FILE, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY,
@@ -43,7 +46,7 @@ const CONFIG_HASH: &str = "eventmesh.dev/config-hash";
 /// Longer than the lame-duck time of the configuration file (5 s and 30 s).
 const TERMINATION_GRACE: i64 = 60;
 
-pub fn run(mesh: &ValidMesh, config_hash: &str) -> StatefulSet {
+pub fn run(mesh: &ValidMesh, config_hash: &str, monitoring: &str) -> StatefulSet {
     let name = names::brokers(&mesh.key.name);
     let when_deleted = match mesh.when_deleted {
         WhenDeleted::Retain => "Retain",
@@ -65,7 +68,7 @@ pub fn run(mesh: &ValidMesh, config_hash: &str) -> StatefulSet {
             }),
             revision_history_limit: Some(5),
             selector: LabelSelector { match_labels: Some(selector(mesh)), ..LabelSelector::default() },
-            template: template(mesh, config_hash),
+            template: template(mesh, config_hash, monitoring),
             volume_claim_templates: Some(vec![volume_claim(mesh)]),
             ..StatefulSetSpec::default()
         }),
@@ -73,7 +76,7 @@ pub fn run(mesh: &ValidMesh, config_hash: &str) -> StatefulSet {
     }
 }
 
-fn template(mesh: &ValidMesh, config_hash: &str) -> PodTemplateSpec {
+fn template(mesh: &ValidMesh, config_hash: &str, monitoring: &str) -> PodTemplateSpec {
     let user = &mesh.pod_template;
     let mut annotations: BTreeMap<String, String> = user.annotations.clone().unwrap_or_default();
     annotations.insert(CONFIG_HASH.to_owned(), config_hash.to_owned());
@@ -99,7 +102,7 @@ fn template(mesh: &ValidMesh, config_hash: &str) -> PodTemplateSpec {
             topology_spread_constraints: Some(
                 user.topology_spread_constraints.clone().unwrap_or_else(|| vec![one_a_node(mesh)]),
             ),
-            containers: vec![container(mesh)],
+            containers: vec![container(mesh, monitoring)],
             volumes: Some(volumes(mesh)),
             ..PodSpec::default()
         }),
@@ -117,18 +120,24 @@ fn one_a_node(mesh: &ValidMesh) -> TopologySpreadConstraint {
     }
 }
 
-fn container(mesh: &ValidMesh) -> Container {
+fn container(mesh: &ValidMesh, monitoring: &str) -> Container {
+    let healthy = |query: &str, period, failures| {
+        probe(mesh.tls.has_tls(), format!("{monitoring}/healthz{query}"), period, failures)
+    };
+    let tls = mesh.tls.has_tls();
+    let mut ports = vec![port("nats", CLIENT_PORT), port("cluster", CLUSTER_PORT), port("monitor", MONITOR_PORT)];
+    ports.extend(mesh.listeners.iter().map(|(listener, _)| port(listener.name(), listener.port(tls))));
     Container {
         name: "broker".to_owned(),
         image: Some(mesh.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIRECTORY}/{BROKER_FILE}")]),
         env: Some(vec![pods::name_variable()]),
-        ports: Some(vec![port("nats", CLIENT_PORT), port("cluster", CLUSTER_PORT), port("monitor", MONITOR_PORT)]),
+        ports: Some(ports),
         resources: Some(mesh.resources.clone().unwrap_or_else(default_resources)),
-        startup_probe: Some(probe("/healthz", 5, 120)),
-        readiness_probe: Some(probe("/healthz?js-server-only=true", 5, 3)),
-        liveness_probe: Some(probe("/healthz?js-enabled-only=true", 10, 6)),
+        startup_probe: Some(healthy("", 5, 120)),
+        readiness_probe: Some(healthy("?js-server-only=true", 5, 3)),
+        liveness_probe: Some(healthy("?js-enabled-only=true", 10, 6)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 exec: Some(ExecAction {
@@ -153,11 +162,13 @@ fn default_resources() -> ResourceRequirements {
 }
 
 /// Looks every few seconds; so many failures in a row count.
-fn probe(path: &str, period: i32, failures: i32) -> Probe {
+fn probe(tls: bool, path: String, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
+            path: Some(path),
             port: IntOrString::String("monitor".to_owned()),
+            // The kubelet does not verify the certificate: it asks the pod's own address.
+            scheme: tls.then(|| "HTTPS".to_owned()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),
@@ -198,6 +209,14 @@ fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
         items: Some(vec![item(AUTH_FILE), item(CLUSTER_FILE)]),
         ..SecretProjection::default()
     };
+    let tls_item = |file: &str| KeyToPath { path: format!("tls/{file}"), ..item(file) };
+    let serving: &[&str] = if mesh.tls.has_tls() { &[CERTIFICATE, KEY] } else { &[] };
+    let loaded = serving.iter().chain(&[ROUTE_CERTIFICATE, ROUTE_KEY, ROUTE_AUTHORITY, REVISION_FILE]);
+    let tls = SecretProjection {
+        name: names::broker_tls(&mesh.key.name),
+        items: Some(loaded.map(|file| tls_item(file)).collect()),
+        ..SecretProjection::default()
+    };
     vec![
         Volume {
             name: "config".to_owned(),
@@ -205,6 +224,7 @@ fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
                 sources: Some(vec![
                     VolumeProjection { config_map: Some(config), ..VolumeProjection::default() },
                     VolumeProjection { secret: Some(auth), ..VolumeProjection::default() },
+                    VolumeProjection { secret: Some(tls), ..VolumeProjection::default() },
                 ]),
                 ..ProjectedVolumeSource::default()
             }),
