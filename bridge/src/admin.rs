@@ -41,8 +41,10 @@ async fn live(State(board): State<Board>) -> impl IntoResponse {
 
 async fn ready(State(board): State<Board>) -> impl IntoResponse {
     let ready = board.read().is_some_and(|report| {
-        let paused = report.routes.iter().all(|route| route.state == RouteState::Paused);
-        report.connected.mesh && (report.connected.endpoint || paused)
+        // A pod that stands by is as ready as can be: a roll-out may go on.
+        let idle = |state| matches!(state, RouteState::Paused | RouteState::Standby);
+        let idle = report.routes.iter().all(|route| idle(route.state));
+        report.connected.mesh && (report.connected.endpoint || idle)
     });
     if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not connected to both sides") }
 }

@@ -18,6 +18,13 @@ impl Backoff {
         Self { initial, max, failures: 0 }
     }
 
+    /// As it is after so many failures.
+    #[must_use]
+    pub fn after(mut self, failures: u32) -> Self {
+        self.failures = failures;
+        self
+    }
+
     /// Back to the shortest wait, after a success.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use eventmesh_wire::report::{Counters, Direction, LastError, whole_seconds};
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Books {
     dead_lettered: AtomicU64,
     dropped: AtomicU64,
     in_flight: AtomicU64,
+    /// The last event in flight is settled.
+    settled: Notify,
     /// Events in flight that met an obstacle and are not past it yet.
     held_up: AtomicU64,
     retries: AtomicU64,
@@ -63,6 +66,7 @@ impl Books {
             dead_lettered: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
+            settled: Notify::new(),
             held_up: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
@@ -83,12 +87,31 @@ impl Books {
             Outcome::Dropped => &self.dropped,
         };
         counter.fetch_add(1, Relaxed);
-        self.in_flight.fetch_sub(1, Relaxed);
+        self.leave();
+    }
+
+    fn leave(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Waits until no event is in flight.
+    pub async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.in_flight.load(Relaxed) == 0 {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// The event stays with its source, which gives it again later: it was not received after all.
     pub fn give_back(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+        self.leave();
     }
 
     /// An event in flight met an obstacle; see [`crate::event::Receipt::held_up`].

@@ -31,13 +31,15 @@ pub fn spawn(dead_letters: Arc<DeadLetters>, mesh: Mesh, mut delivery: Delivery,
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         for (headers, payload) in letters {
             loop {
-                mesh.until_connected().await;
+                mesh.until_open().await;
+                let pass = mesh.pass();
                 let sent =
                     context.publish_with_headers(dead_letters.subject.clone(), headers.clone(), payload.clone()).await;
                 let stored = match sent {
                     Ok(acknowledged) => acknowledged.await.map(drop),
                     Err(error) => Err(error),
                 };
+                drop(pass);
                 let Err(error) = stored else { break };
                 let message = format!("can not store a dead letter at `{}`: {error}", dead_letters.subject);
                 delivery.receipt.held_up(&message);
@@ -122,7 +124,8 @@ mod tests {
             target: "a.b".into(),
             headers: vec![("Nats-Msg-Id".into(), "1".into()), ("k".into(), "v".into())],
             payload: payload.clone(),
-            retain: false,
+            route: None,
+            sequence: 0,
             tries: 2,
             receipt: Receipt::new(&books, Box::new(Nothing), Guarantee::AtLeastOnce),
         };

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use async_nats::Message;
 use bytes::Bytes;
-use eventmesh_wire::config::Guarantee;
+use eventmesh_wire::config::{Guarantee, OutboundRoute};
 
 use crate::books::{Books, Outcome};
 
@@ -16,12 +17,26 @@ pub fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str
     headers.iter().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
+/// The headers of a message of the mesh, or of another NATS system.
+#[must_use]
+pub fn headers_of(message: &Message) -> Headers {
+    let Some(map) = &message.headers else { return Vec::new() };
+    map.iter()
+        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
+        .collect()
+}
+
 /// What the source does when the fate of an event is known.
 pub trait Acknowledge: Send + Sync {
     /// The target has the event, or it needs no target: the source may forget it.
     fn confirm(&mut self);
     /// The event was not handled: the source gives it again later.
     fn give_back(&mut self);
+    /// Whether the source still waits. One that answers within a time, and has answered that it could not, gives the event
+    /// again; then it must not be tried once more, or it would be stored twice.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }
 
 /// Proof that an event was received. It is settled exactly once; dropping it unsettled gives the event back;
@@ -70,6 +85,12 @@ impl Receipt {
         }
     }
 
+    /// Whether another try makes sense; see [`Acknowledge::is_wanted`].
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is_wanted())
+    }
+
     /// Whether the source has forgotten the event already.
     #[must_use]
     pub fn at_most_once(&self) -> bool {
@@ -103,7 +124,10 @@ pub struct Delivery {
     pub target: String,
     pub headers: Headers,
     pub payload: Bytes,
-    pub retain: bool,
+    /// The route that sends it out, with what its endpoint needs to know; absent for events on their way into the mesh.
+    pub route: Option<Arc<OutboundRoute>>,
+    /// Its number in its stream; 0 for events on their way into the mesh.
+    pub sequence: u64,
     /// Tries so far.
     pub tries: u32,
     pub receipt: Receipt,

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use eventmesh_wire::config::BridgeConfig;
 use eventmesh_wire::report::{
-    BridgeRef, Connected, Direction, LastError, REPORT_VERSION, Report, RouteReport, RouteState, whole_seconds,
+    BridgeRef, Connected, Direction, LastError, LeaseReport, REPORT_VERSION, Report, RouteReport, RouteState,
+    whole_seconds,
 };
 use jiff::Timestamp;
 
 use crate::books::{Books, Obstacle};
-use crate::endpoint::mqtt::LinkState;
+use crate::endpoint::LinkState;
 use crate::mesh::MeshError;
+use crate::mesh::lease::Standing;
 
 /// The latest report, for whoever asks: the admin port.
 #[derive(Clone, Default)]
@@ -37,6 +39,8 @@ pub struct Situation<'a> {
     pub mesh_connected: bool,
     /// What the mesh last said against the bridge.
     pub mesh_error: Option<MeshError>,
+    /// Where one pod at a time carries events.
+    pub lease: Option<Standing>,
     pub endpoint: LinkState,
     pub books: Vec<Arc<Books>>,
 }
@@ -93,6 +97,11 @@ impl Reporter {
                 endpoint: situation.endpoint.connected,
                 endpoint_error: situation.endpoint.last_error.clone().filter(|_| !situation.endpoint.connected),
             },
+            lease: situation.lease.clone().map(|Standing { active, holder, problem }| LeaseReport {
+                active,
+                holder,
+                problem,
+            }),
             config_problem: situation.problem.map(str::to_owned),
             routes,
         };
@@ -107,6 +116,9 @@ fn state(situation: &Situation<'_>, books: &Books) -> RouteState {
     let mesh_refuses = situation.mesh_error.as_ref().is_some_and(|error| error.refused);
     if situation.endpoint.refused || (!situation.mesh_connected && mesh_refuses) {
         return RouteState::Failed;
+    }
+    if situation.mesh_connected && situation.lease.as_ref().is_some_and(|lease| !lease.active) {
+        return RouteState::Standby;
     }
     if !situation.mesh_connected || !situation.endpoint.connected {
         return RouteState::Connecting;
@@ -157,6 +169,7 @@ mod tests {
             paused: false,
             mesh_connected: true,
             mesh_error: None,
+            lease: None,
             endpoint: LinkState { connected: true, ..LinkState::default() },
             books: vec![Arc::clone(books)],
         }

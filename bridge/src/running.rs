@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use eventmesh_wire::config::{BridgeConfig, DesiredState, EndpointConfig, MqttEndpoint, OutboundRoute};
+use eventmesh_wire::config::{BridgeConfig, DesiredState, MeshConfig, OutboundRoute};
 use eventmesh_wire::report::Direction;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinHandle;
 
 use crate::books::Books;
-use crate::endpoint::mqtt::client::Options;
-use crate::endpoint::mqtt::{Link, LinkState};
-use crate::mesh::{Mesh, consume};
+use crate::endpoint::{self, Endpoint, LinkState};
+use crate::mesh::Mesh;
+use crate::mesh::consume::{self, Stop};
 use crate::route::inbound::Inbound;
 use crate::route::outbound::{Outbound, OutboundTargets};
-use crate::tls;
 
 /// How long events on their way may take to finish when their route ends.
 pub const DRAIN: Duration = Duration::from_secs(20);
@@ -62,14 +61,18 @@ impl Library {
         self.keep_only(config);
     }
 
-    fn in_flight(&self) -> u64 {
-        self.all().iter().map(|books| books.counters().in_flight).sum()
+    /// Waits until no route has an event in flight. Nothing must be taken in any more.
+    async fn settled(&self) {
+        for books in self.all() {
+            books.settled().await;
+        }
     }
 }
 
 struct RunningOutbound {
     config: OutboundRoute,
-    stop: CancellationToken,
+    stop: Stop,
+    task: JoinHandle<()>,
 }
 
 /// The running routes of one configuration.
@@ -77,14 +80,14 @@ pub struct Running {
     config: BridgeConfig,
     mesh: Mesh,
     library: Library,
-    link: Link,
+    endpoint: Box<dyn Endpoint>,
     inbound: Vec<Arc<Inbound>>,
     outbound: Vec<RunningOutbound>,
     targets: Arc<OutboundTargets>,
 }
 
 impl Running {
-    /// Starts all routes. A paused bridge runs none.
+    /// Starts all routes, for as long as nobody abandons `mesh`. A paused bridge runs none.
     ///
     /// # Errors
     /// What `validate` would have found, and certificates that can not be read.
@@ -93,8 +96,6 @@ impl Running {
             library.open_all(config);
             return Ok(None);
         }
-        let EndpointConfig::Mqtt(mqtt) = &config.endpoint;
-        let options = options(config, mqtt)?;
         let inbound = config
             .inbound
             .iter()
@@ -108,12 +109,17 @@ impl Running {
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let targets = Arc::new(OutboundTargets::default());
-        let link = Link::start(options, config.delivery.guarantee, mesh.clone(), inbound.clone(), Arc::clone(&targets));
+        let endpoint = endpoint::start(endpoint::Setup {
+            config: config.clone(),
+            mesh: mesh.clone(),
+            inbound: inbound.clone(),
+            targets: Arc::clone(&targets),
+        })?;
         let mut running = Self {
             config: config.clone(),
             mesh: mesh.clone(),
             library: library.clone(),
-            link,
+            endpoint,
             inbound,
             outbound: Vec::new(),
             targets,
@@ -128,25 +134,30 @@ impl Running {
     fn start_outbound(&mut self, route: &OutboundRoute) -> anyhow::Result<()> {
         let books = self.library.open(Direction::Outbound, &route.name);
         self.targets.set(route, &books);
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let consume = consume::Consume {
-            route: Outbound::new(route, &self.config.bridge.uid, self.config.delivery.guarantee, books)?,
+            route: Outbound::new(route, &self.config, books)?,
             mesh: self.mesh.clone(),
-            endpoint: self.link.state.clone(),
-            sink: self.link.sink(),
+            endpoint: self.endpoint.state(),
+            sink: self.endpoint.sink(),
             targets: Arc::clone(&self.targets),
             window: self.config.delivery.max_in_flight as usize,
+            alone: self.config.lease.is_some(),
         };
-        tokio::spawn(consume::run(consume, stop.clone()));
-        self.outbound.push(RunningOutbound { config: route.clone(), stop });
+        let task = tokio::spawn(consume::run(consume, stop.clone()));
+        self.outbound.push(RunningOutbound { config: route.clone(), stop, task });
         Ok(())
     }
 
-    /// Whether the next configuration differs in routes only, so that the connections can stay.
+    /// Whether the next configuration differs only in routes and in what the connections take up while they stand, so that
+    /// they can stay.
     #[must_use]
     pub fn can_become(&self, next: &BridgeConfig) -> bool {
-        let routes_aside =
-            BridgeConfig { inbound: next.inbound.clone(), outbound: next.outbound.clone(), ..self.config.clone() };
+        let mesh = MeshConfig { credentials: next.mesh.credentials.clone(), ..self.config.mesh.clone() };
+        let endpoint =
+            if self.endpoint.can_adopt(&next.endpoint) { &next.endpoint } else { &self.config.endpoint }.clone();
+        let (inbound, outbound) = (next.inbound.clone(), next.outbound.clone());
+        let routes_aside = BridgeConfig { mesh, endpoint, inbound, outbound, ..self.config.clone() };
         routes_aside == BridgeConfig { report_interval_seconds: self.config.report_interval_seconds, ..next.clone() }
     }
 
@@ -155,6 +166,9 @@ impl Running {
     /// # Errors
     /// What `validate` would have found.
     pub fn become_next(&mut self, next: &BridgeConfig) -> anyhow::Result<()> {
+        if next.endpoint != self.config.endpoint {
+            self.endpoint.adopt(&next.endpoint)?;
+        }
         self.config = next.clone();
         let mut inbound = Vec::with_capacity(next.inbound.len());
         for route in &next.inbound {
@@ -167,11 +181,11 @@ impl Running {
             });
         }
         self.inbound.clone_from(&inbound);
-        self.link.set_routes(inbound);
+        self.endpoint.set_routes(inbound);
         self.outbound.retain(|running| {
             let stays = next.outbound.contains(&running.config);
             if !stays {
-                running.stop.cancel();
+                running.stop.give_way.cancel();
             }
             stays
         });
@@ -187,35 +201,39 @@ impl Running {
     /// How the connection to the endpoint stands.
     #[must_use]
     pub fn endpoint(&self) -> LinkState {
-        self.link.state.borrow().clone()
+        self.endpoint.state().borrow().clone()
+    }
+
+    /// Another pod is the active one by now: what is here is its to carry, and is given back.
+    pub async fn abandon(self) {
+        self.mesh.abandon();
+        for running in &self.outbound {
+            running.stop.give_way.cancel();
+            running.task.abort();
+        }
+        self.endpoint.drain();
+        self.endpoint.stop().await;
     }
 
     /// Takes nothing more in, finishes what is on its way as far as that is possible in time, and disconnects.
     pub async fn stop(self) {
-        self.outbound.iter().for_each(|running| running.stop.cancel());
-        self.link.drain();
-        let deadline = Instant::now() + DRAIN;
-        let can_finish = || self.mesh.is_connected() && self.link.state.borrow().connected;
-        while self.library.in_flight() > 0 && can_finish() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        self.outbound.iter().for_each(|running| running.stop.finish.cancel());
+        self.endpoint.drain();
+        let mut endpoint = self.endpoint.state();
+        let finished = async {
+            for running in self.outbound {
+                let _ = running.task.await;
+            }
+            self.library.settled().await;
+        };
+        tokio::select! {
+            () = finished => {},
+            // Nothing more can be finished then.
+            () = self.mesh.until_lost() => {},
+            _ = endpoint.wait_for(|state| !state.connected) => {},
+            () = tokio::time::sleep(DRAIN) => {},
         }
-        // One more turn of the event loop, so that the last acknowledgements are handed over before the goodbye.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        self.link.stop().await;
+        self.endpoint.stop().await;
         let _ = tokio::time::timeout(Duration::from_secs(1), self.mesh.client.flush()).await;
     }
-}
-
-fn options(config: &BridgeConfig, mqtt: &MqttEndpoint) -> anyhow::Result<Options> {
-    let address = mqtt.broker().map_err(|problem| anyhow::anyhow!(problem))?;
-    let tls = if address.tls {
-        let settings = mqtt.tls.clone().unwrap_or_default();
-        let key = settings.client_key_pem.as_ref().map(|key| key.expose().to_owned());
-        let identity = settings.client_cert_pem.as_deref().zip(key.as_deref());
-        Some(Arc::new(tls::client_config(settings.ca_pem.as_deref(), identity)?))
-    } else {
-        None
-    };
-    let max_in_flight = u16::try_from(config.delivery.max_in_flight).unwrap_or(u16::MAX);
-    Ok(Options { endpoint: mqtt.clone(), address, tls, max_in_flight })
 }

@@ -39,26 +39,11 @@ async fn events_cross_both_ways(#[case] version: &str) {
     assert_eq!(message.headers.as_ref().unwrap().get("Em-Bridge").unwrap().as_str(), common::UID);
 }
 
-/// The permissions that the operator gives a bridge: streams and consumers are not its own.
-const BRIDGE_USER: &str = r#"
-no_auth_user: admin
-authorization { users: [
-  { user: admin, password: admin }
-  { user: bridge, password: secret, permissions: { publish: { deny: [
-    "$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>",
-    "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.SNAPSHOT.>", "$JS.API.STREAM.MSG.DELETE.>",
-    "$JS.API.CONSUMER.DURABLE.CREATE.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.>"
-  ] } } }
-] }
-"#;
-
 #[tokio::test(flavor = "multi_thread")]
-async fn the_permissions_of_a_bridge_user_suffice() {
-    let world = World::with(BRIDGE_USER, "").await;
+async fn the_rights_of_a_bridge_suffice() {
+    let world = World::new().await;
     let mut outside = Outside::connect(world.mosquitto.port, "outside", "set/#").await;
     let mut config = world.config("V5");
-    config["mesh"]["username"] = json!("bridge");
-    config["mesh"]["password"] = json!("secret");
     config["inbound"].as_array_mut().unwrap().push(json!({"name": "odd", "from": "odd/+", "to": "in.{1}.odd",
         "stream": "IN", "filter": "event.data.number > 1", "deadLetterSubject": "dead.letters"}));
     let bridge = start(&config);

@@ -48,7 +48,8 @@ async fn a_missing_stream_is_told_and_what_waits_goes_as_soon_as_it_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_choose_a_leader_are_not_taken_for_a_missing_topic() {
     let folders = ["nats-0", "nats-1", "nats-2"].map(|name| scratch(name).unwrap());
-    let mut brokers = Nats::cluster(folders).await.unwrap();
+    let world = World::new().await;
+    let mut brokers = Nats::cluster(folders, &world.accounts).await.unwrap();
     let client = brokers[0].client().await.unwrap();
     eventually("a stream in the cluster", LIMIT, async || {
         let created = create_stream(&client, "IN3", &["in3.>"], &json!({"num_replicas": 3})).await;
@@ -56,7 +57,6 @@ async fn brokers_that_choose_a_leader_are_not_taken_for_a_missing_topic() {
     })
     .await
     .unwrap();
-    let world = World::new().await;
     let mut config = world.config("V5");
     config["mesh"]["servers"] = json!([brokers[0].url()]);
     config["inbound"][0]["to"] = json!("in3.{1}");
@@ -206,18 +206,17 @@ async fn a_broker_that_tells_of_a_takeover_is_left_alone_at_once() {
 #[case("Atomic")]
 #[case("Single")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_mesh_password_is_told_and_can_be_corrected(#[case] ingest: &str) {
-    let users = "no_auth_user: admin\nauthorization { users: [ { user: admin, password: admin }, { user: bridge, password: right } ] }";
-    let world = World::with(users, "").await;
+async fn wrong_mesh_credentials_are_told_and_can_be_corrected(#[case] ingest: &str) {
+    let world = World::new().await;
     let mut config = world.config("V5");
     config["inbound"][0]["ingest"] = json!(ingest);
-    config["mesh"]["username"] = json!("bridge");
-    config["mesh"]["password"] = json!("wrong-one");
+    let forged = world.accounts.forged().unwrap();
+    config["mesh"]["credentials"] = forged.as_config();
     let bridge = start(&config);
     let told = |route: &eventmesh_wire::report::RouteReport| {
-        route.state == RouteState::Failed && says(route, "refuses the bridge's username or password")
+        route.state == RouteState::Failed && says(route, "refuses the bridge's credentials")
     };
-    bridge.route("in", "word about the password", told).await.unwrap();
+    bridge.route("in", "word about the credentials", told).await.unwrap();
     let report = bridge.report().await.unwrap();
     assert!(!report.connected.mesh);
     eventually("tries again", LIMIT, async || {
@@ -228,10 +227,11 @@ async fn a_wrong_mesh_password_is_told_and_can_be_corrected(#[case] ingest: &str
     .unwrap();
     let mut outside = Outside::connect(world.mosquitto.port, "outside", "none").await;
     outside.publish("line/7/t", "i", 0..50).await;
-    config["mesh"]["password"] = json!("right");
+    config["mesh"]["credentials"] = world.accounts.bridge().unwrap().as_config();
     bridge.write_config(&config.to_string()).unwrap();
     running(&bridge, &["in", "out"]).await;
     world.holds_all("IN", "i", 50).await;
     complete(&bridge.route("in", "settled route", |route| route.counters.in_flight == 0).await.unwrap());
-    assert!(!bridge.child.log_tail(usize::MAX).contains("wrong-one"), "the password is in the log");
+    let log = bridge.child.log_tail(usize::MAX);
+    assert!(!log.contains(&forged.seed) && !log.contains(&forged.jwt), "credentials are in the log");
 }

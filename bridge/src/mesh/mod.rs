@@ -2,7 +2,10 @@
 
 pub mod connection;
 pub mod consume;
-mod held;
+pub mod lease;
 pub mod publish;
+mod sign_in;
+mod traffic;
 
 pub use connection::{Mesh, MeshError};
+pub use traffic::Pass;

@@ -5,48 +5,61 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Message;
 use eventmesh_wire::address::OutboundMap;
-use eventmesh_wire::config::{Guarantee, OutboundRoute};
-use eventmesh_wire::filter::Filter;
+use eventmesh_wire::config::{BridgeConfig, Guarantee, Ordering, OutboundRoute};
 use eventmesh_wire::names::{HEADER_BRIDGE, PROPERTY_BRIDGE};
 
-use super::{Verdict, judge, may_cross};
+use super::{Expressions, Verdict, may_cross};
 use crate::books::{Books, Outcome};
 use crate::dead_letter::{self, DeadLetters};
-use crate::event::{Delivery, Headers, Receipt, Sink, header};
+use crate::event::{Delivery, Headers, Receipt, Sink, header, headers_of};
 use crate::mesh::Mesh;
 
 /// What a running outbound route does to each event.
 pub struct Outbound {
-    pub config: OutboundRoute,
+    pub config: Arc<OutboundRoute>,
     pub books: Arc<Books>,
     pub guarantee: Guarantee,
+    pub ordering: Ordering,
     map: OutboundMap,
-    filter: Option<Filter>,
+    expressions: Expressions,
     uid: String,
 }
 
 impl Outbound {
     /// # Errors
     /// What `validate` would have found.
-    pub fn new(config: &OutboundRoute, uid: &str, guarantee: Guarantee, books: Arc<Books>) -> anyhow::Result<Self> {
+    pub fn new(config: &OutboundRoute, bridge: &BridgeConfig, books: Arc<Books>) -> anyhow::Result<Self> {
         Ok(Self {
-            map: OutboundMap::new(&config.subjects, &config.to)?,
-            filter: config.filter.as_deref().map(Filter::compile).transpose()?,
-            uid: uid.to_owned(),
-            config: config.clone(),
+            map: OutboundMap::new(bridge.endpoint.syntax(), &config.subjects, &config.to)?,
+            expressions: Expressions::compile(
+                config.filter.as_deref(),
+                config.transform.as_deref(),
+                bridge.delivery.evaluation_errors,
+            )?,
+            uid: bridge.bridge.uid.clone(),
+            config: Arc::new(config.clone()),
             books,
-            guarantee,
+            guarantee: bridge.delivery.guarantee,
+            ordering: bridge.delivery.ordering,
         })
     }
 
     /// Filters an event, or sends it on its way.
-    pub fn accept(&self, message: &Message, receipt: Receipt, sink: &dyn Sink, targets: &OutboundTargets, mesh: &Mesh) {
+    pub fn accept(
+        &self,
+        message: &Message,
+        sequence: u64,
+        receipt: Receipt,
+        sink: &dyn Sink,
+        targets: &OutboundTargets,
+        mesh: &Mesh,
+    ) {
         let subject = message.subject.as_str();
-        let incoming = headers(message);
+        let (mut incoming, mut payload) = (headers_of(message), message.payload.clone());
         if header(&incoming, HEADER_BRIDGE) == Some(self.uid.as_str()) {
             return receipt.settle(Outcome::Filtered);
         }
-        let mut problem = match judge(self.filter.as_ref(), subject, &incoming, &message.payload, &self.books) {
+        let mut problem = match self.expressions.apply(subject, &mut incoming, &mut payload, &self.books) {
             Verdict::Pass => None,
             Verdict::Unclear(error) if self.config.dead_letter_subject.is_some() => Some(error),
             Verdict::Filtered | Verdict::Unclear(_) => return receipt.settle(Outcome::Filtered),
@@ -62,13 +75,13 @@ impl Outbound {
         };
         let mut headers: Headers = incoming.into_iter().filter(|(name, value)| may_cross(name, value)).collect();
         headers.push((PROPERTY_BRIDGE.to_owned(), self.uid.clone()));
-        let payload = message.payload.clone();
         let delivery = Delivery {
             origin: subject.to_owned(),
             target,
             headers,
             payload,
-            retain: self.config.retain,
+            route: Some(Arc::clone(&self.config)),
+            sequence,
             tries: 0,
             receipt,
         };
@@ -82,13 +95,6 @@ impl Outbound {
             }
         }
     }
-}
-
-fn headers(message: &Message) -> Headers {
-    let Some(map) = &message.headers else { return Vec::new() };
-    map.iter()
-        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-        .collect()
 }
 
 /// What becomes of events that the endpoint does not take, by route.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use eventmesh_tests::paths::scratch;
 use eventmesh_tests::process::nats::{create_consumer, create_stream};
-use eventmesh_tests::process::{Bridge, Mosquitto, Nats};
+use eventmesh_tests::process::{Accounts, Bridge, Mosquitto, Nats, Rights, WallClock};
 use eventmesh_tests::wait::eventually;
 use eventmesh_wire::report::{RouteReport, RouteState};
 use futures::StreamExt as _;
@@ -21,7 +21,17 @@ use serde_json::{Value, json};
 pub const LIMIT: Duration = Duration::from_mins(1);
 pub const UID: &str = "11111111-2222-4333-8444-555555555555";
 
+/// What the bridge of these tests may do; streams and consumers are not its own.
+pub const RIGHTS: Rights = Rights {
+    publish: &["in.>", "in3.>", "dead.>", "full.>", "late.>"],
+    consume: &[("OUT", "c"), ("OUT", "slow"), ("OUT", "later"), ("OUT3", "c")],
+    inspect: &["IN", "IN3", "FULL", "LATE"],
+    reports_as: ("shop", "factory"),
+};
+
+/// The bridge is in an account of its own, and the streams are in another.
 pub struct World {
+    pub accounts: Accounts,
     pub nats: Nats,
     pub mosquitto: Mosquitto,
     pub client: async_nats::Client,
@@ -35,7 +45,8 @@ impl World {
     }
 
     pub async fn with(nats: &str, mosquitto: &str) -> Self {
-        let nats = Nats::start(scratch("nats").unwrap(), "2m", nats).await.unwrap();
+        let accounts = Accounts::new(RIGHTS);
+        let nats = Nats::verifying(scratch("nats").unwrap(), "2m", nats, &accounts).await.unwrap();
         let folder = scratch("mosquitto").unwrap();
         let extra = format!("{}\n{mosquitto}", Mosquitto::persistence(&folder));
         let mosquitto = Mosquitto::start(folder, &extra).await.unwrap();
@@ -44,7 +55,7 @@ impl World {
         create_stream(&client, "OUT", &["out.>"], &json!({})).await.unwrap();
         create_stream(&client, "DEAD", &["dead.>"], &json!({})).await.unwrap();
         create_consumer(&client, "OUT", "c", 5).await.unwrap();
-        Self { nats, mosquitto, client }
+        Self { accounts, nats, mosquitto, client }
     }
 
     /// A bridge with the inbound route `in` (`line/+/t` → `in.{1}.t`) and the outbound route `out` (`out.*` → `set/{1}`).
@@ -52,7 +63,7 @@ impl World {
         json!({
             "version": 1,
             "bridge": {"namespace": "shop", "name": "factory", "uid": UID},
-            "mesh": {"servers": [self.nats.url()]},
+            "mesh": {"servers": [self.nats.url()], "credentials": self.accounts.bridge().unwrap().as_config()},
             "endpoint": {"mqtt": {"url": self.mosquitto.url(), "version": version, "clientId": "bridge"}},
             "inbound": [{"name": "in", "from": "line/+/t", "to": "in.{1}.t", "stream": "IN", "ingest": "Atomic"}],
             "outbound": [{"name": "out", "stream": "OUT", "consumer": "c", "subjects": ["out.*"], "to": "set/{1}"}],
@@ -107,6 +118,14 @@ impl World {
 
 pub fn start(config: &Value) -> Bridge {
     Bridge::start(Path::new(env!("CARGO_BIN_EXE_eventmesh-bridge")), scratch("bridge").unwrap(), config).unwrap()
+}
+
+/// A bridge whose wall clock the test moves.
+pub fn start_with_clock(config: &Value) -> (Bridge, WallClock) {
+    let folder = scratch("bridge").unwrap();
+    let clock = WallClock::new(&folder).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_eventmesh-bridge"));
+    (Bridge::start_with_clock(program, folder, config, &clock).unwrap(), clock)
 }
 
 pub async fn running(bridge: &Bridge, routes: &[&str]) {

@@ -11,29 +11,23 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventmesh_wire::config::{Guarantee, MqttVersion};
-use eventmesh_wire::report::{LastError, whole_seconds};
-use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use eventmesh_wire::config::{Guarantee, MqttEndpoint, MqttVersion};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::client::{LinkError, LinkErrorKind, Options};
+use self::outgoing::Outlet;
+use super::{Endpoint, LinkState, Setup, Standing};
 use crate::backoff::Backoff;
-use crate::event::{Delivery, Sink};
+use crate::event::Sink;
 use crate::ledger::Ledger;
 use crate::mesh::Mesh;
+use crate::route::dispatch::{Dispatch, Dispatcher};
 use crate::route::inbound::Inbound;
-use crate::route::outbound::OutboundTargets;
-
-/// How the link stands.
-#[derive(Debug, Clone, Default)]
-pub struct LinkState {
-    pub connected: bool,
-    /// The broker does not want the bridge; only a change of configuration helps.
-    pub refused: bool,
-    pub last_error: Option<LastError>,
-}
+use crate::tls;
 
 /// What the tasks of a link share.
 pub(crate) struct Shared {
@@ -41,10 +35,9 @@ pub(crate) struct Shared {
     guarantee: Guarantee,
     mesh: Mesh,
     ledger: Arc<Ledger>,
-    state: watch::Sender<LinkState>,
+    standing: Standing,
     routes: watch::Receiver<Arc<Vec<Arc<Inbound>>>>,
-    outgoing: tokio::sync::Mutex<mpsc::UnboundedReceiver<Delivery>>,
-    targets: Arc<OutboundTargets>,
+    outlet: Arc<Outlet>,
     /// What the session at the broker is subscribed to, as far as this process knows.
     subscribed: Mutex<BTreeSet<String>>,
     /// Stop taking events in; finish those that are on their way.
@@ -55,78 +48,76 @@ pub(crate) struct Shared {
 
 /// A running link.
 pub struct Link {
-    outgoing: mpsc::UnboundedSender<Delivery>,
-    pub state: watch::Receiver<LinkState>,
+    dispatcher: Arc<Dispatcher>,
+    shared: Arc<Shared>,
     routes: watch::Sender<Arc<Vec<Arc<Inbound>>>>,
-    drain: CancellationToken,
-    stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Link {
-    #[must_use]
-    pub fn start(
-        options: Options,
-        guarantee: Guarantee,
-        mesh: Mesh,
-        inbound: Vec<Arc<Inbound>>,
-        targets: Arc<OutboundTargets>,
-    ) -> Self {
-        let (outgoing, deliveries) = mpsc::unbounded_channel();
-        let (state_sender, state) = watch::channel(LinkState::default());
-        let (routes, routes_receiver) = watch::channel(Arc::new(inbound));
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-        let version = options.endpoint.version;
+    /// # Errors
+    /// Certificates that can not be read.
+    pub fn start(endpoint: MqttEndpoint, setup: Setup) -> anyhow::Result<Self> {
+        let delivery = setup.config.delivery.clone();
+        let version = endpoint.version;
+        let options = options(endpoint, delivery.max_in_flight)?;
+        let (routes, routes_receiver) = watch::channel(Arc::new(setup.inbound));
+        let outlet = Arc::new(Outlet::new(delivery.guarantee));
         let shared = Arc::new(Shared {
             options,
-            guarantee,
-            mesh,
+            guarantee: delivery.guarantee,
+            mesh: setup.mesh.clone(),
             ledger: Arc::default(),
-            state: state_sender,
+            standing: Standing::new("the MQTT broker"),
             routes: routes_receiver,
-            outgoing: tokio::sync::Mutex::new(deliveries),
-            targets,
+            outlet: Arc::clone(&outlet),
             subscribed: Mutex::default(),
-            drain: drain.clone(),
-            stop: stop.clone(),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
         });
+        let dispatch =
+            Dispatch { delivery, mesh: setup.mesh, targets: setup.targets, endpoint: shared.standing.watch() };
+        let dispatcher = Dispatcher::start(outlet, dispatch);
         let task = match version {
-            MqttVersion::V5 => tokio::spawn(run::<v5::V5>(shared)),
-            MqttVersion::V311 => tokio::spawn(run::<v311::V311>(shared)),
+            MqttVersion::V5 => tokio::spawn(run::<v5::V5>(Arc::clone(&shared))),
+            MqttVersion::V311 => tokio::spawn(run::<v311::V311>(Arc::clone(&shared))),
         };
-        Self { outgoing, state, routes, drain, stop, task }
-    }
-
-    /// Replaces the inbound routes; subscriptions follow.
-    pub fn set_routes(&self, inbound: Vec<Arc<Inbound>>) {
-        self.routes.send_replace(Arc::new(inbound));
-    }
-
-    /// Takes nothing more in.
-    pub fn drain(&self) {
-        self.drain.cancel();
-    }
-
-    /// Disconnects, and waits until that is done.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        let _ = tokio::time::timeout(5 * client::GOODBYE, self.task).await;
-    }
-
-    /// The entrance for outbound routes.
-    #[must_use]
-    pub fn sink(&self) -> Arc<dyn Sink> {
-        Arc::new(Entrance(self.outgoing.clone()))
+        Ok(Self { dispatcher, shared, routes, task })
     }
 }
 
-struct Entrance(mpsc::UnboundedSender<Delivery>);
-
-impl Sink for Entrance {
-    fn send(&self, delivery: Delivery) {
-        // A link that is gone gives the delivery back by dropping it.
-        let _ = self.0.send(delivery);
+impl Endpoint for Link {
+    fn state(&self) -> watch::Receiver<LinkState> {
+        self.shared.standing.watch()
     }
+
+    fn set_routes(&self, inbound: Vec<Arc<Inbound>>) {
+        self.routes.send_replace(Arc::new(inbound));
+    }
+
+    fn sink(&self) -> Arc<dyn Sink> {
+        Arc::clone(&self.dispatcher) as Arc<dyn Sink>
+    }
+
+    fn drain(&self) {
+        self.shared.drain.cancel();
+    }
+
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            self.shared.stop.cancel();
+            let _ = tokio::time::timeout(5 * client::GOODBYE, self.task).await;
+            self.dispatcher.stop();
+        }
+        .boxed()
+    }
+}
+
+fn options(endpoint: MqttEndpoint, max_in_flight: u32) -> anyhow::Result<Options> {
+    let address = endpoint.broker().map_err(|problem| anyhow::anyhow!(problem))?;
+    let tls = address.tls.then(|| tls::of_endpoint(endpoint.tls.as_ref())).transpose()?.map(Arc::new);
+    let max_in_flight = u16::try_from(max_in_flight).unwrap_or(u16::MAX);
+    Ok(Options { endpoint, address, tls, max_in_flight })
 }
 
 /// A connection that lasted this long was a good one; a shorter one does not shorten the next wait.
@@ -145,7 +136,7 @@ async fn run<C: client::Client>(shared: Arc<Shared>) {
         let begun = Instant::now();
         let ended = session::run::<C>(&shared).await;
         shared.ledger.disconnected();
-        let was_connected = shared.state.borrow().connected;
+        let was_connected = shared.standing.is_connected();
         let short = was_connected && begun.elapsed() <= GOOD;
         short_ones = if short { short_ones + 1 } else { 0 };
         if was_connected && !short {
@@ -162,26 +153,16 @@ async fn run<C: client::Client>(shared: Arc<Shared>) {
             LinkErrorKind::TakenOver => stand_off.next_wait(),
             LinkErrorKind::Away | LinkErrorKind::Refused => backoff.next_wait(),
         };
-        shared.lost(&error);
+        shared.standing.down(&error.message, error.kind != LinkErrorKind::Away);
         tokio::select! {
             () = tokio::time::sleep(wait) => {},
             () = shared.stop.cancelled() => {},
         }
     }
-    shared.state.send_modify(|state| state.connected = false);
+    shared.standing.ended();
 }
 
 impl Shared {
-    fn lost(&self, error: &LinkError) {
-        let said_before = self.state.borrow().last_error.as_ref().is_some_and(|last| last.message == error.message);
-        if !said_before {
-            tracing::warn!(error = error.message, "not connected to the MQTT broker");
-        }
-        let last_error = Some(LastError { message: error.message.clone(), at: whole_seconds(Timestamp::now()) });
-        let refused = error.kind != LinkErrorKind::Away;
-        self.state.send_replace(LinkState { connected: false, refused, last_error });
-    }
-
     fn subscribed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
         self.subscribed.lock().unwrap_or_else(PoisonError::into_inner)
     }

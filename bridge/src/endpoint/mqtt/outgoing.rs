@@ -1,107 +1,86 @@
-//! Publishing on one connection: many at once, each settled by its own PUBACK.
+//! Publishing: on the connection there is, each event confirmed by its own PUBACK.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use eventmesh_wire::config::Guarantee;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
 
-use super::Shared;
-use super::client::{Client, Outgoing, PublishError, Published};
-use crate::backoff::Backoff;
-use crate::books::Outcome;
+use super::client::{Client, LinkError, Outgoing, PublishError, Published};
+use crate::cloudevents;
 use crate::event::Delivery;
+use crate::route::dispatch::{Failure, Target};
 
-/// How long an event rests that the broker refused: at first, and at most.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// What follows from a try.
-enum Next {
-    /// Wait for its PUBACK.
-    Fly(Delivery, Published),
-    /// Try again after a rest.
-    Rest(Delivery),
-    Settled,
+/// What publishes on a connection, whatever its protocol version.
+trait Publish: Send {
+    fn publish(&self, message: Outgoing) -> Result<Published, LinkError>;
 }
 
-/// Runs until it is aborted with its connection; what it holds then goes back to its source.
-pub(super) async fn run<C: Client>(shared: Arc<Shared>, client: C, max_packet: Option<u32>) {
-    let mut deliveries = shared.outgoing.lock().await;
-    let window = usize::from(shared.options.max_in_flight);
-    let (mut flying, mut resting) = (FuturesUnordered::new(), FuturesUnordered::new());
-    let sender = Sender { shared: &shared, client, most: max_packet.map_or(usize::MAX, |bytes| bytes as usize) };
-    loop {
-        let next = tokio::select! {
-            Some((delivery, result)) = flying.next() => sender.conclude(delivery, result),
-            Some(delivery) = resting.next() => sender.send(delivery),
-            delivery = deliveries.recv(), if flying.len() < window => match delivery {
-                Some(delivery) => sender.send(delivery),
-                None => return,
-            },
-        };
-        match next {
-            Next::Fly(delivery, published) => flying.push(async move { (delivery, published.await) }),
-            Next::Rest(delivery) => resting.push(rest(delivery)),
-            Next::Settled => {}
-        }
+impl<C: Client> Publish for C {
+    fn publish(&self, message: Outgoing) -> Result<Published, LinkError> {
+        Client::publish(self, message)
     }
 }
 
-/// The longer, the more often it was refused.
-async fn rest(mut delivery: Delivery) -> Delivery {
-    delivery.receipt.books().retried(1);
-    let mut backoff = Backoff::new(REST.0, REST.1);
-    for _ in 0..delivery.tries.min(8) {
-        backoff.next_wait();
-    }
-    delivery.tries = delivery.tries.saturating_add(1);
-    tokio::time::sleep(backoff.next_wait()).await;
-    delivery
-}
-
-struct Sender<'a, C> {
-    shared: &'a Shared,
-    client: C,
+/// A connection that stands.
+struct Open {
+    client: Box<dyn Publish>,
     /// The largest packet that the broker takes.
     most: usize,
 }
 
-impl<C: Client> Sender<'_, C> {
-    fn send(&self, delivery: Delivery) -> Next {
-        let size = packet_size(&delivery);
-        if size > self.most {
-            let problem = format!("the event needs {size} bytes, and the MQTT broker takes {} at most", self.most);
-            return self.refused(delivery, &problem);
+/// Where events leave: the connection there is now.
+pub(super) struct Outlet {
+    open: Mutex<Option<Open>>,
+    guarantee: Guarantee,
+}
+
+impl Outlet {
+    pub(super) fn new(guarantee: Guarantee) -> Self {
+        Self { open: Mutex::default(), guarantee }
+    }
+
+    pub(super) fn open<C: Client>(&self, client: C, max_packet: Option<u32>) {
+        let most = max_packet.map_or(usize::MAX, |bytes| bytes as usize);
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open { client: Box::new(client), most });
+    }
+
+    pub(super) fn close(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn publish(&self, delivery: &Delivery) -> Result<Published, Failure> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Open { client, most }) = open.as_ref() else { return Err(Failure::Lost) };
+        let size = packet_size(delivery);
+        if size > *most {
+            let problem = format!("the event needs {size} bytes, and the MQTT broker takes {most} at most");
+            return Err(Failure::Refused(problem));
         }
         let message = Outgoing {
             topic: delivery.target.clone(),
             payload: delivery.payload.clone(),
-            headers: delivery.headers.clone(),
-            retain: delivery.retain,
-            at_least_once: self.shared.guarantee == Guarantee::AtLeastOnce,
+            headers: cloudevents::MQTT.from_mesh(&delivery.headers),
+            retain: delivery.route.as_ref().is_some_and(|route| route.retain),
+            at_least_once: self.guarantee == Guarantee::AtLeastOnce,
         };
-        match self.client.publish(message) {
-            Ok(published) => Next::Fly(delivery, published),
-            // The connection is gone: the delivery is dropped here, and so given back.
-            Err(_) => Next::Settled,
-        }
+        client.publish(message).map_err(|_| Failure::Lost)
     }
+}
 
-    fn conclude(&self, delivery: Delivery, result: Result<(), PublishError>) -> Next {
-        match result {
-            Ok(()) => {
-                delivery.receipt.settle(Outcome::Delivered);
-                Next::Settled
-            }
-            // As above.
-            Err(PublishError::Lost) => Next::Settled,
-            Err(PublishError::Refused(problem)) => self.refused(delivery, &problem),
+impl Target for Outlet {
+    fn deliver(&self, delivery: &Delivery) -> BoxFuture<'static, Result<(), Failure>> {
+        match self.publish(delivery) {
+            Ok(published) => published
+                .map(|result| {
+                    result.map_err(|error| match error {
+                        PublishError::Lost => Failure::Lost,
+                        PublishError::Refused(problem) => Failure::Refused(problem),
+                    })
+                })
+                .boxed(),
+            Err(failure) => ready(Err(failure)).boxed(),
         }
-    }
-
-    fn refused(&self, delivery: Delivery, problem: &str) -> Next {
-        self.shared.targets.undeliverable(&self.shared.mesh, delivery, problem).map_or(Next::Settled, Next::Rest)
     }
 }
 

@@ -8,28 +8,19 @@ use std::time::Duration;
 use eventmesh_wire::config::Guarantee;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::client::{Client, GOODBYE, LinkError, Publication, Signal};
-use super::{LinkState, Shared, outgoing};
 use crate::books::Obstacle;
+use crate::cloudevents;
 use crate::event::{Acknowledge as _, Receipt};
 use crate::ledger::{Entered, Fingerprint};
-use crate::route::inbound::Inbound;
-
-/// Ends the task that sends when the connection ends: what it holds goes back to its source.
-struct Ends(Option<tokio::task::JoinHandle<()>>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
+use crate::route::inbound::Incoming;
 
 /// Runs until the connection is lost (`Err`), must be renewed or is to stop (`Ok`).
 pub(super) async fn run<C: Client>(shared: &Arc<Shared>) -> Result<(), LinkError> {
     let (client, mut event_loop) = C::new(&shared.options);
     let ended = serve(shared, &client, &mut event_loop).await;
+    shared.outlet.close();
     drop(event_loop);
     if ended == Ok(Ended::Goodbye) {
         let _ = tokio::time::timeout(2 * GOODBYE, client.closed()).await;
@@ -46,7 +37,7 @@ enum Ended {
 
 async fn serve<C: Client>(shared: &Arc<Shared>, client: &C, event_loop: &mut C::EventLoop) -> Result<Ended, LinkError> {
     let mut routes = shared.routes.clone();
-    let mut sender = Ends(None);
+    let mut connected = false;
     let mut leaving: Option<Instant> = None;
     let (mut said_goodbye, mut acknowledged) = (false, 0_u64);
     let mut asked: Vec<String> = Vec::new();
@@ -77,7 +68,7 @@ async fn serve<C: Client>(shared: &Arc<Shared>, client: &C, event_loop: &mut C::
                     leaving = Some(Instant::now() + 2 * GOODBYE);
                 }
                 () = tokio::time::sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => return Ok(Ended::Goodbye),
-                changed = routes.changed(), if sender.0.is_some() => {
+                changed = routes.changed(), if connected => {
                     if changed.is_ok() {
                         asked = resubscribe(shared, client)?;
                     }
@@ -96,12 +87,12 @@ async fn serve<C: Client>(shared: &Arc<Shared>, client: &C, event_loop: &mut C::
                 }
                 routes.mark_unchanged();
                 asked = resubscribe(shared, client)?;
-                sender.0 = Some(tokio::spawn(outgoing::run(Arc::clone(shared), client.clone(), max_packet)));
-                let last_error = shared.state.borrow().last_error.clone();
-                shared.state.send_replace(LinkState { connected: true, refused: false, last_error });
-                tracing::info!(session_present, "connected to the MQTT broker");
+                connected = true;
+                tracing::info!(session_present, "the MQTT broker accepted the connection");
+                shared.outlet.open(client.clone(), max_packet);
+                shared.standing.up();
             }
-            Signal::Publication(publication) => receive(shared, &publication),
+            Signal::Publication(publication) => receive(shared, publication),
             Signal::Subscribed(answers) => note_answers(shared, &asked, &answers),
             Signal::Acknowledged => acknowledged += 1,
             Signal::Other => {}
@@ -137,7 +128,7 @@ fn note_answers(shared: &Shared, asked: &[String], answers: &[Option<String>]) {
     }
 }
 
-fn receive(shared: &Shared, publication: &Publication) {
+fn receive(shared: &Shared, publication: Publication) {
     if shared.drain.is_cancelled() {
         return; // Not acknowledged, so the broker keeps it for the next connection.
     }
@@ -149,9 +140,10 @@ fn receive(shared: &Shared, publication: &Publication) {
     // The topic of a broker that keeps to the protocol is UTF-8.
     let topic = String::from_utf8_lossy(&publication.topic);
     let routes = shared.routes.borrow();
-    let found: Option<(&Arc<Inbound>, _)> = routes.iter().find_map(|route| Some((route, route.map.map(&topic)?)));
-    if let Some((route, mapped)) = found {
-        route.accept(&topic, mapped, publication, Receipt::new(&route.books, slot, shared.guarantee), &shared.mesh);
+    if let Some(route) = routes.iter().find(|route| route.map.from().matches(&topic)) {
+        let headers = cloudevents::MQTT.to_mesh(publication.headers);
+        let event = Incoming { address: &topic, headers, payload: publication.payload, identity: None };
+        route.accept(event, Receipt::new(&route.books, slot, shared.guarantee), &shared.mesh);
     } else {
         // A subscription that an earlier configuration left behind in the session.
         tracing::debug!(%topic, "no route takes this topic any more");

@@ -8,6 +8,9 @@ use crate::event::Delivery;
 /// Events in one batch; the server allows 1,000. At 500 the sync to disk is well shared, and the answer comes soon.
 pub(super) const BATCH: usize = 500;
 
+/// Room that the protocol needs beside payload and headers.
+const PROTOCOL_ROOM: usize = 512;
+
 /// Where a member of a batch stands.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -67,4 +70,16 @@ pub(super) async fn member(
             .await;
     }
     client.publish_with_headers(subject, headers, payload).await
+}
+
+/// What an event needs of the most that the mesh takes.
+pub(super) fn size(delivery: &Delivery) -> usize {
+    let headers: usize = delivery.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    delivery.payload.len() + headers + PROTOCOL_ROOM
+}
+
+pub(super) fn too_large(most: usize) -> String {
+    format!(
+        "the event is larger than the mesh takes (maxPayload is {most} bytes, {PROTOCOL_ROOM} of them for the protocol); raise the mesh's maxPayload, or give the route a dead letter Topic"
+    )
 }

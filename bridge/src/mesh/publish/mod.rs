@@ -27,6 +27,8 @@ pub struct Settings {
     /// Single publishes on their way at once.
     pub window: usize,
     pub retry: RetryConfig,
+    /// Events are stored in the order in which they came, those that are tried again included.
+    pub ordered: bool,
     /// What is refused is dropped, and counted so.
     pub at_most_once: bool,
     pub dead_letters: Option<Arc<DeadLetters>>,

@@ -12,20 +12,18 @@ use tokio::sync::mpsc;
 use super::Settings;
 use super::answer::Answer;
 use super::flight::{Flight, Flights};
-use super::frame::{self, BATCH, Place};
+use super::frame::{self, BATCH, Place, size, too_large};
 use super::whereabouts::{self, Inquiry, Whereabouts};
 use crate::backoff::Backoff;
 use crate::books::{Books, Obstacle, Outcome};
 use crate::dead_letter;
 use crate::event::Delivery;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Pass};
 
 /// Batches on their way at once. While one is being synced to disk the next fills the wire; the server allows 50 a stream.
 const BATCHES: usize = 2;
 /// How long an answer may take on a connection that stands.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Room that the protocol needs beside payload and headers.
-const PROTOCOL_ROOM: usize = 512;
 
 pub(super) async fn run(
     mesh: Mesh,
@@ -45,8 +43,10 @@ pub(super) async fn run(
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
     let backoff = Backoff::from(settings.retry);
+    // A batch keeps its order, and of two batches on their way one could be refused and the other not.
+    let ingest = if settings.ordered { Ingest::Atomic } else { settings.ingest };
     let pipeline = Pipeline {
-        ingest: settings.ingest,
+        ingest,
         connected_since: Instant::now(),
         mesh,
         books,
@@ -54,10 +54,12 @@ pub(super) async fn run(
         inbox,
         flights: Flights::default(),
         retries: VecDeque::new(),
+        put_back: Vec::new(),
         retry_at: None,
         backoff,
         batch: Vec::with_capacity(BATCH),
         inquiry: Inquiry::default(),
+        pass: None,
     };
     pipeline.run(deliveries, answers).await;
 }
@@ -72,11 +74,15 @@ struct Pipeline {
     flights: Flights,
     /// Refused or unanswered; they go one by one at `retry_at`, and nothing new goes before them.
     retries: VecDeque<Delivery>,
+    /// Refused just now, in their order; they belong before all that waits.
+    put_back: Vec<Delivery>,
     retry_at: Option<tokio::time::Instant>,
     backoff: Backoff,
     connected_since: Instant,
     batch: Vec<Delivery>,
     inquiry: Inquiry,
+    /// Held while something is on its way.
+    pass: Option<Pass>,
 }
 
 impl Pipeline {
@@ -85,11 +91,21 @@ impl Pipeline {
         let mut connection = self.mesh.watch();
         let mut open = true;
         loop {
+            if self.settings.ordered {
+                self.keep_order();
+            }
             if !open && self.flights.is_empty() && self.retries.is_empty() {
                 return;
             }
-            let takes = open && self.has_room() && self.retries.is_empty() && self.mesh.is_connected();
-            let limit = if self.ingest == Ingest::Single { self.settings.window - self.flights.events } else { BATCH };
+            if self.flights.is_empty() {
+                self.pass = None;
+            }
+            let takes = open && self.has_room() && self.retries.is_empty() && self.mesh.is_open();
+            let limit = match self.ingest {
+                Ingest::Single if self.settings.ordered => 1,
+                Ingest::Single => self.settings.window - self.flights.events,
+                Ingest::Atomic | Ingest::Fast => BATCH,
+            };
             let retry_at = self.retry_at.unwrap_or_else(tokio::time::Instant::now);
             let mut batch = std::mem::take(&mut self.batch);
             tokio::select! {
@@ -102,9 +118,9 @@ impl Pipeline {
                     open = count > 0;
                     self.depart(&mut batch).await;
                 },
-                () = tokio::time::sleep_until(retry_at), if self.retry_at.is_some() && self.mesh.is_connected() => self.retry().await,
-                changed = connection.changed() => {
-                    if changed.is_err() {
+                () = tokio::time::sleep_until(retry_at), if self.may_retry() => self.retry().await,
+                more = connection.next() => {
+                    if !more {
                         return;
                     }
                     self.reconnected();
@@ -116,7 +132,24 @@ impl Pipeline {
         }
     }
 
+    fn may_retry(&self) -> bool {
+        self.retry_at.is_some() && self.mesh.is_open() && (!self.settings.ordered || self.flights.is_empty())
+    }
+
+    /// What was refused just now goes before all that waits, and the next one goes when nothing is on its way.
+    fn keep_order(&mut self) {
+        while let Some(delivery) = self.put_back.pop() {
+            self.retries.push_front(delivery);
+        }
+        if self.retry_at.is_none() && self.flights.is_empty() && !self.retries.is_empty() {
+            self.retry_at = Some(tokio::time::Instant::now());
+        }
+    }
+
     fn has_room(&self) -> bool {
+        if self.settings.ordered {
+            return self.flights.is_empty();
+        }
         match self.ingest {
             Ingest::Single => self.flights.events < self.settings.window,
             Ingest::Atomic | Ingest::Fast => self.flights.batches < BATCHES,
@@ -125,14 +158,17 @@ impl Pipeline {
 
     /// Sends what was taken from the queue.
     async fn depart(&mut self, batch: &mut Vec<Delivery>) {
+        self.on_the_way();
+        batch.retain(|delivery| delivery.receipt.is_wanted());
         let most = self.mesh.client.max_payload();
-        let too_large = |delivery: &Delivery| size(delivery) > most;
-        if batch.iter().any(too_large) {
-            let (large, fitting): (Vec<Delivery>, Vec<Delivery>) =
-                std::mem::take(batch).into_iter().partition(too_large);
+        let exceeds = |delivery: &Delivery| size(delivery) > most;
+        if self.settings.ordered && batch.iter().any(exceeds) {
+            batch.drain(..).for_each(|delivery| self.one_by_one(delivery));
+        } else if batch.iter().any(exceeds) {
+            let (large, fitting): (Vec<Delivery>, Vec<Delivery>) = std::mem::take(batch).into_iter().partition(exceeds);
             *batch = fitting;
             for delivery in large {
-                self.unacceptable(delivery, &too_large_message(most));
+                self.unacceptable(delivery, &too_large(most));
             }
         }
         if self.ingest == Ingest::Single || batch.len() == 1 {
@@ -144,7 +180,16 @@ impl Pipeline {
         }
     }
 
+    fn on_the_way(&mut self) {
+        if self.pass.is_none() {
+            self.pass = Some(self.mesh.pass());
+        }
+    }
+
     async fn send_alone(&mut self, delivery: Delivery) {
+        if !self.mesh.may_carry() {
+            return self.not_now(delivery);
+        }
         let number = self.flights.number();
         if let Err(error) = frame::alone(&self.mesh.client, &delivery, format!("{}.{number}", self.inbox)).await {
             self.again(delivery, &format!("can not publish: {error}"));
@@ -155,6 +200,9 @@ impl Pipeline {
     }
 
     async fn send_batch(&mut self, deliveries: Vec<Delivery>) {
+        if !self.mesh.may_carry() {
+            return deliveries.into_iter().for_each(|delivery| self.not_now(delivery));
+        }
         let number = self.flights.number();
         let id = number.to_string();
         // An atomic batch is named by its id in the whole stream, so by the inbox too; a fast batch by its reply subject.
@@ -242,10 +290,20 @@ impl Pipeline {
         rest.split('.').next()?.parse().ok()
     }
 
+    /// Another pod could be the active one by now: the event waits until that is known.
+    fn not_now(&mut self, delivery: Delivery) {
+        self.put_back.push(delivery);
+        self.retry_at = Some(tokio::time::Instant::now());
+    }
+
     /// Nothing is wrong with the event; it goes again at once, alone.
     fn one_by_one(&mut self, delivery: Delivery) {
         self.books.retried(1);
-        self.retries.push_back(delivery);
+        if self.settings.ordered {
+            self.put_back.push(delivery);
+        } else {
+            self.retries.push_back(delivery);
+        }
         self.retry_at = Some(tokio::time::Instant::now());
     }
 
@@ -254,6 +312,9 @@ impl Pipeline {
         if self.settings.at_most_once {
             self.books.note(problem);
             return delivery.receipt.settle(Outcome::Dropped);
+        }
+        if !delivery.receipt.is_wanted() {
+            return self.books.note(problem); // Its end gives it back.
         }
         delivery.tries += 1;
         let attempts = self.settings.retry.attempts;
@@ -266,7 +327,11 @@ impl Pipeline {
         }
         delivery.receipt.held_up(problem);
         self.books.retried(1);
-        self.retries.push_back(delivery);
+        if self.settings.ordered {
+            self.put_back.push(delivery);
+        } else {
+            self.retries.push_back(delivery);
+        }
         if self.retry_at.is_none() {
             self.retry_at = Some(tokio::time::Instant::now() + self.backoff.next_wait());
         }
@@ -284,18 +349,23 @@ impl Pipeline {
 
     async fn retry(&mut self) {
         self.retry_at = None;
+        self.on_the_way();
         let most = self.mesh.client.max_payload();
-        let room = self.settings.window.saturating_sub(self.flights.events).max(1);
+        let window = if self.settings.ordered { 1 } else { self.settings.window };
+        let room = window.saturating_sub(self.flights.events).max(1);
         for _ in 0..room {
             let Some(delivery) = self.retries.pop_front() else { break };
+            if !delivery.receipt.is_wanted() {
+                continue;
+            }
             if size(&delivery) > most {
-                self.unacceptable(delivery, &too_large_message(most));
-                // It is at the end of the queue again; the others wait their turn behind the same pause.
+                self.unacceptable(delivery, &too_large(most));
+                // It is in the queue again; the others wait their turn behind the same pause.
                 break;
             }
             self.send_alone(delivery).await;
         }
-        if !self.retries.is_empty() && self.retry_at.is_none() {
+        if !self.retries.is_empty() && self.retry_at.is_none() && !self.settings.ordered {
             self.retry_at = Some(tokio::time::Instant::now() + Duration::from_millis(5));
         }
     }
@@ -336,15 +406,4 @@ impl Pipeline {
             }
         }
     }
-}
-
-fn size(delivery: &Delivery) -> usize {
-    let headers: usize = delivery.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-    delivery.payload.len() + headers + PROTOCOL_ROOM
-}
-
-fn too_large_message(most: usize) -> String {
-    format!(
-        "the event is larger than the mesh takes (maxPayload is {most} bytes, {PROTOCOL_ROOM} of them for the protocol); raise the mesh's maxPayload, or give the route a dead letter Topic"
-    )
 }

@@ -1,22 +1,45 @@
 //! Tells a stream that events which wait long are still being worked on, so that it does not give them again.
 //!
 //! Each event that a route holds is in here until it is acknowledged, so the route's window bounds it. One that the stream
-//! gives again all the same, because the mesh was away for long, is recognised by its place in the stream.
+//! gives again all the same, because it was away for long, is recognised by its place in the stream.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::Subject;
-use async_nats::datetime::DateTime;
+use async_nats::connection::State;
 use async_nats::jetstream::AckKind;
-
+use async_nats::{Client, Subject};
 use tokio::sync::Notify;
 
-use crate::mesh::Mesh;
+/// An event's number in its stream, and when it was stored, in nanoseconds since 1970: a stream that was made anew counts
+/// from 1 again.
+pub type Place = (u64, u64);
 
-/// An event's number in its stream, and when it was stored: a stream that was made anew counts from 1 again.
-pub type Place = (u64, DateTime);
+/// What the subject tells at which an event is acknowledged.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    pub place: Place,
+    /// How often the consumer has given it, this time included.
+    pub deliveries: u64,
+    /// Events that the consumer has still to give.
+    pub pending: u64,
+}
+
+impl Told {
+    /// Reads `$JS.ACK.[domain.account.]stream.consumer.deliveries.number.consumer's number.time.pending[.more]` (ADR-15 of the
+    /// NATS project).
+    pub fn read(reply: &str) -> Option<Self> {
+        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let from = match tokens.len() {
+            7 => 0,
+            9.. => 2,
+            _ => return None,
+        };
+        let number = |index: usize| tokens[from + index].parse().ok();
+        Some(Self { place: (number(3)?, number(5)?), deliveries: number(2)?, pending: number(6)? })
+    }
+}
 
 /// The events of one route that the stream waits for.
 pub struct Held {
@@ -41,10 +64,10 @@ struct Waiting {
 impl Held {
     /// Starts telling; it ends when nobody else has this and nothing is held.
     #[must_use]
-    pub fn start(mesh: Mesh) -> Arc<Self> {
+    pub fn start(client: Client) -> Arc<Self> {
         let inner = Inner { by_place: BTreeMap::new(), ack_wait: Duration::from_secs(30) };
         let held = Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new() });
-        tokio::spawn(tell(Arc::clone(&held), mesh));
+        tokio::spawn(tell(Arc::clone(&held), client));
         held
     }
 
@@ -67,6 +90,11 @@ impl Held {
     /// The event's work has ended; gives where to acknowledge it.
     pub fn remove(&self, place: Place) -> Option<Subject> {
         self.lock().by_place.remove(&place).map(|waiting| waiting.reply)
+    }
+
+    /// The work of all that is left has ended; gives where to acknowledge each.
+    pub fn take_all(&self) -> Vec<Subject> {
+        std::mem::take(&mut self.lock().by_place).into_values().map(|waiting| waiting.reply).collect()
     }
 
     /// The events of which the stream must hear now: those that waited for half of what the consumer allows.
@@ -92,18 +120,18 @@ impl Held {
     }
 }
 
-async fn tell(held: Arc<Held>, mesh: Mesh) {
+async fn tell(held: Arc<Held>, client: Client) {
     while Arc::strong_count(&held) > 1 {
         tokio::select! {
             () = tokio::time::sleep(held.pause()) => {},
             () = held.changed.notified() => continue,
         }
-        if !mesh.is_connected() {
+        if client.connection_state() != State::Connected {
             continue;
         }
         for (place, reply) in held.due(Instant::now()) {
             // It may have been acknowledged since; nothing must follow an acknowledgement.
-            if held.holds(place) && mesh.client.publish(reply, AckKind::Progress.into()).await.is_err() {
+            if held.holds(place) && client.publish(reply, AckKind::Progress.into()).await.is_err() {
                 break;
             }
         }
@@ -115,10 +143,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn places_are_read_in_both_formats() {
+        let told = Told { place: (12, 1_700_000_000_000_000_000), deliveries: 1, pending: 5 };
+        assert_eq!(Told::read("$JS.ACK.S.c.1.12.9.1700000000000000000.5").as_ref(), Some(&told));
+        assert_eq!(Told::read("$JS.ACK.hub.ACC.S.c.1.12.9.1700000000000000000.5.x").as_ref(), Some(&told));
+        assert_eq!(Told::read("$JS.ACK.S.c.1.12"), None);
+        assert_eq!(Told::read("_INBOX.a.b"), None);
+    }
+
+    #[test]
     fn only_what_waited_for_half_the_time_is_due_and_only_while_it_is_held() {
         let inner = Inner { by_place: BTreeMap::new(), ack_wait: Duration::from_secs(2) };
         let held = Held { inner: Mutex::new(inner), changed: Notify::new() };
-        let stored = async_nats::datetime::from_nanos(1).unwrap();
+        let stored = 1;
         assert!(held.add((1, stored), "old".into()) && held.add((2, stored), "b".into()));
         assert!(!held.add((1, stored), "a".into()), "given again while it is held");
         let now = Instant::now();

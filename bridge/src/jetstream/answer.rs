@@ -1,0 +1,14 @@
+//! What a consumer is told of an event that it gave.
+
+use async_nats::{Client, Subject};
+use bytes::Bytes;
+use futures::FutureExt as _;
+
+/// Tells it without waiting. Should it not get through, the stream gives the event again: at least once.
+pub fn answer(client: &Client, reply: Subject, payload: impl Into<Bytes>) {
+    let (client, payload) = (client.clone(), payload.into());
+    let mut sent = Box::pin(async move { client.publish(reply, payload).await });
+    if sent.as_mut().now_or_never().is_none() {
+        tokio::spawn(sent);
+    }
+}
