@@ -24,8 +24,16 @@ help: ## list the targets
 demo: up demo-build ## cluster up, operator installed, 40,000 events through two kills, and none lost
 	@target/debug/demo
 
+.PHONY: demo-accounts
+demo-accounts: accounts demo-accounts-build ## examples/accounts: 1,000 accounts opened in three languages through sidecars, and everybody heard of each
+	@target/debug/demo_accounts
+
+.PHONY: attack
+attack: up attack-build ## cluster up, operator installed, and everything that is forbidden tried as each kind of identity
+	@target/debug/attack
+
 .PHONY: test
-test: up ## every test: unit, snapshot, CRD rules, mocked API, real API server, end to end on the cluster
+test: up accounts ## every test: unit, snapshot, CRD rules, mocked API, real API server, end to end on the cluster
 	@$(STEP) "compile the tests" cargo test --workspace --no-run --quiet
 	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace --exclude eventmesh-tests --no-fail-fast --quiet
 	@$(STEP) "real API server and end-to-end tests" cargo test --package eventmesh-tests --no-fail-fast -- --test-threads $(TEST_THREADS)
@@ -37,6 +45,10 @@ check: ## format, lints, licences, generated files, scripts: what needs no clust
 	@$(STEP) "clippy" cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@$(STEP) "generated files and dependency rule" $(MAKE) check-files
 	@$(STEP) "cargo deny" tests/tools/cargo-deny
+
+.PHONY: fuzz
+fuzz: toolchain ## search for inputs that break a parser, FUZZ_SECONDS (20) a target
+	@$(STEP) "fuzz" tests/tools/fuzz
 
 .PHONY: shellcheck
 shellcheck:
@@ -56,8 +68,16 @@ images: toolchain release broker ## container images into .build/images, made ag
 	@deploy/image operator
 	@deploy/image bridge
 
+.PHONY: accounts-images
+accounts-images: toolchain ## images of the programs of examples/accounts, made again only when these changed
+	@$(STEP) "images of examples/accounts" examples/accounts/build
+
+.PHONY: accounts
+accounts: up accounts-images ## these images on the cluster's nodes, and the example with their names in .build/accounts/deploy
+	@$(STEP) "images of examples/accounts on the cluster" tests/tools/install accounts
+
 .PHONY: push
-push: images ## push the images to IMAGE_REGISTRY, for a cluster of one's own
+push: images accounts-images ## push the images to IMAGE_REGISTRY, for a cluster of one's own
 	@deploy/image push
 
 .PHONY: up
@@ -73,15 +93,40 @@ down: ## cluster down; nothing is left but .build
 uninstall: ## take the operator and all its objects off the cluster
 	@tests/tools/install uninstall
 
+.PHONY: test-bridges
+test-bridges: tools release ## every kind of endpoint, both ways, with kills, restarts and cuts; EVENTS (50000) a route, ROWS to choose
+	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_bridges
+	@target/debug/test_bridges $(ROWS)
+
 .PHONY: bench-bridge
-bench-bridge: tools release ## messages a second through a bridge, beside the ceiling of this machine
+bench-bridge: tools release ## events a second, latency and memory of each kind of bridge, beside the client libraries alone
 	@$(STEP) "compile the benchmark" cargo build --quiet --release --package eventmesh-tests --bin bench_bridge
 	@target/release/bench_bridge
+
+.PHONY: bench-sidecar
+bench-sidecar: tools-api release ## what a sidecar costs: latency, throughput and memory, beside the same client without it
+	@$(STEP) "compile the benchmark" cargo build --quiet --release --package eventmesh-tests --bin bench_sidecar
+	@target/release/bench_sidecar
+
+.PHONY: bench-push
+bench-push: tools release ## events a second that a sidecar pushes to an application, beside pulls and posts alone
+	@$(STEP) "compile the benchmark" cargo build --quiet --release --package eventmesh-tests --bin bench_push
+	@target/release/bench_push
 
 .PHONY: bench-topics
 bench-topics: tools-api release ## 1,000 Topics: time until ready, memory and CPU of the operator
 	@$(STEP) "compile the benchmark" cargo build --quiet --package eventmesh-tests --bin bench_topics
 	@target/debug/bench_topics
+
+.PHONY: bench-identities
+bench-identities: tools-api release ## 1,000 identities of one mesh: time until all can connect, and until a changed grant holds
+	@$(STEP) "compile the benchmark" cargo build --quiet --package eventmesh-tests --bin bench_identities
+	@target/debug/bench_identities
+
+.PHONY: bench-injection
+bench-injection: tools-api release ## 200 pods a second against the webhook alone: time for an answer
+	@$(STEP) "compile the benchmark" cargo build --quiet --package eventmesh-tests --bin bench_injection
+	@target/debug/bench_injection
 
 .PHONY: tools
 tools: toolchain ## Debian packages and the programs that tests run, built once into .build/bin
@@ -106,3 +151,11 @@ broker:
 .PHONY: demo-build
 demo-build:
 	@$(STEP) "compile the demo" cargo build --quiet --package eventmesh-tests --bin demo
+
+.PHONY: demo-accounts-build
+demo-accounts-build:
+	@$(STEP) "compile the demo" cargo build --quiet --package eventmesh-tests --bin demo_accounts
+
+.PHONY: attack-build
+attack-build:
+	@$(STEP) "compile the attack" cargo build --quiet --package eventmesh-tests --bin attack

@@ -14,6 +14,8 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 
+use crate::{identity::Login, tls};
+
 /// Answers of the broker that mean "there is none".
 const NOT_FOUND: [u64; 2] = [10059, 10014];
 
@@ -25,13 +27,17 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub async fn connect(server: &str, user: &str, password: &str) -> Result<Self> {
-        let client = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+    pub async fn connect(server: &str, login: &Login) -> Result<Self> {
+        let mut options = login.options()?;
+        if let Some(authority) = &login.ca {
+            options = options.require_tls(true).tls_client_config(tls::trusting(authority)?);
+        }
+        let client = options
             .name("tests")
             .max_reconnects(None)
             .connect(server)
             .await
-            .with_context(|| format!("cannot connect to {server} as {user}"))?;
+            .with_context(|| format!("cannot connect to {server}"))?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(Duration::from_secs(5));
         Ok(Self { client, jetstream })
@@ -104,6 +110,46 @@ impl Broker {
         answer.context("no event in 10 s")?.context("the subscription has ended")
     }
 
+    /// A consumer whose program takes events and never acknowledges one, until it is dropped.
+    #[must_use]
+    pub fn never_acknowledge(&self, stream: &str, consumer: &str) -> Refuser {
+        let (broker, stream, consumer) = (self.clone(), stream.to_owned(), consumer.to_owned());
+        Refuser(tokio::spawn(async move {
+            let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                pause.tick().await;
+                // A standing request for many events, as programs make them; the broker may also be away for a while.
+                let inbox = broker.client.new_inbox();
+                let Ok(events) = broker.client.subscribe(inbox.clone()).await else { continue };
+                let mut events = events.take(100);
+                let request = json!({"batch": 100, "expires": 1_000_000_000_u64}).to_string();
+                let asked = broker.client.publish_with_reply(next.clone(), inbox, request.into()).await;
+                while asked.is_ok()
+                    && let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(2), events.next()).await
+                    && event.reply.is_some()
+                {}
+            }
+        }))
+    }
+
+    /// All that a stream holds, oldest first.
+    pub async fn stored(&self, stream: &str) -> Result<Vec<jetstream::message::StreamMessage>> {
+        let Some(info) = self.stream(stream).await? else { return Ok(Vec::new()) };
+        let sequence = |which: &str| info["state"][which].as_u64().unwrap_or_default();
+        let handle = self.jetstream.get_stream_no_info(stream).await?;
+        let mut found = Vec::new();
+        for number in sequence("first_seq").max(1)..=sequence("last_seq") {
+            match handle.get_raw_message(number).await {
+                Ok(message) => found.push(message),
+                Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
+                // Such as that nobody leads the stream: then each of them would have to be waited for.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(found)
+    }
+
     /// Publishes until it is stored. `id` keeps a second try from being stored twice.
     pub async fn publish_surely(&self, subject: &str, id: &str, payload: &str) {
         let mut pause = tokio::time::interval(Duration::from_millis(200));
@@ -133,6 +179,16 @@ impl Broker {
         let (arrivals, received) = mpsc::unbounded_channel();
         let task = tokio::spawn(read(self.jetstream.clone(), stream.to_owned(), name, arrivals));
         Ok(Reader { received, task })
+    }
+}
+
+/// Ends with its value.
+#[derive(Debug)]
+pub struct Refuser(JoinHandle<()>);
+
+impl Drop for Refuser {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -74,6 +74,21 @@ impl Child {
         self.lock().id()
     }
 
+    /// Seconds of CPU so far.
+    pub fn cpu(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+        Ok(ticks / 100.0)
+    }
+
+    /// Kibibytes of memory: `VmRSS` now, `VmHWM` at its highest.
+    pub fn memory(&self, field: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
+        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+    }
+
     /// The file that its output goes to.
     #[must_use]
     pub fn log(&self) -> &Path {
@@ -101,7 +116,21 @@ impl Child {
 
     /// SIGTERM; the program decides when it ends.
     pub fn terminate(&self) -> Result<()> {
-        let status = Command::new("kill").args(["-s", "TERM", &self.pid().to_string()]).status()?;
+        self.signal("TERM")
+    }
+
+    /// SIGSTOP: it does nothing any more, and everybody's connections to it stand.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").args(["-s", signal, &self.pid().to_string()]).status()?;
         anyhow::ensure!(status.success(), "cannot signal {}", self.name);
         Ok(())
     }
@@ -126,9 +155,25 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// A port of the loopback that is free now.
-pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// A port of the loopback on which nobody listens. Below those that the kernel gives to outgoing connections, one of which
+/// could take it before the program that it is for; and never the same twice in a process.
+///
+/// # Errors
+/// When there is none left.
+pub fn free_port() -> std::io::Result<u16> {
+    const FIRST: u32 = 15_000;
+    const COUNT: u32 = 14_000;
+    static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU32> = std::sync::OnceLock::new();
+    // Processes that run side by side begin in different places.
+    let next = NEXT.get_or_init(|| (std::process::id().wrapping_mul(7919) % COUNT).into());
+    for _ in 0..COUNT {
+        let port = FIRST + next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % COUNT;
+        let port = u16::try_from(port).unwrap_or_default();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(std::io::Error::other("no port is free"))
 }
 
 type Request = (Command, mpsc::Sender<io::Result<std::process::Child>>);

@@ -18,6 +18,7 @@ use crate::{
     apiserver,
     broker::Broker,
     child::{Start, free_port},
+    identity::Login,
     mqtt::Site,
     objects::{Kube, Namespace, OperatorLog},
     paths, wait,
@@ -67,6 +68,13 @@ impl Cluster {
         if self.is_local() { "site.example" } else { &self.site_address }
     }
 
+    /// The address of this machine in the network of the local cluster: what listens there can be reached from pods.
+    #[must_use]
+    pub fn host_address(&self) -> String {
+        let (network, _) = self.site_address.rsplit_once('.').unwrap_or_default();
+        format!("{network}.1")
+    }
+
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.kind == "local"
@@ -83,36 +91,43 @@ impl Cluster {
 
     /// A connection to the brokers of a mesh with the rights of the operator.
     pub async fn broker(&self, namespace: &Namespace, mesh: &str) -> Result<Broker> {
-        let secret = format!("{mesh}-broker");
-        let user = namespace.secret(&secret, "operator-user").await?;
-        let password = namespace.secret(&secret, "operator-password").await?;
         let address = self.broker_address(namespace, mesh).await?;
         // The Service follows the readiness of its pods a moment later.
         wait::eventually("connection to the brokers", Duration::from_secs(20), async || {
-            Broker::connect(&address, &user, &password).await.map(Some).map_err(|error| format!("{error:#}"))
+            // Read each time: it may have been replaced while the connection was tried.
+            let login = Login::operator(namespace, mesh).await.map_err(|error| format!("{error:#}"))?;
+            Broker::connect(&address, &login).await.map(Some).map_err(|error| format!("{error:#}"))
         })
         .await
     }
 
-    /// Networks of the local cluster can be reached from here; into others a forwarded port leads.
     async fn broker_address(&self, namespace: &Namespace, mesh: &str) -> Result<String> {
-        let service = format!("{mesh}-nats");
+        Ok(format!("nats://{}", self.reach(namespace, &format!("{mesh}-nats"), 4222).await?))
+    }
+
+    /// The URL by which a Service with port 80 can be reached from here.
+    pub async fn http(&self, namespace: &Namespace, service: &str) -> Result<String> {
+        Ok(format!("http://{}", self.reach(namespace, service, 80).await?))
+    }
+
+    /// Networks of the local cluster can be reached from here; into others a forwarded port leads.
+    async fn reach(&self, namespace: &Namespace, service: &str, port: u16) -> Result<String> {
         if self.is_local() {
-            let service = namespace.get::<Service>(&service).await?;
+            let service = namespace.get::<Service>(service).await?;
             let address = service.spec.and_then(|spec| spec.cluster_ip).context("a cluster address")?;
-            return Ok(format!("nats://{address}:4222"));
+            return Ok(format!("{address}:{port}"));
         }
-        let port = free_port()?;
-        self.forward(&namespace.name, &service, port)?;
+        let near = free_port()?;
+        self.forward(&namespace.name, service, near, port)?;
         wait::eventually("forwarded port", Duration::from_secs(20), async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(Some).map_err(|e| e.to_string())
+            tokio::net::TcpStream::connect(("127.0.0.1", near)).await.map(Some).map_err(|e| e.to_string())
         })
         .await?;
-        Ok(format!("nats://127.0.0.1:{port}"))
+        Ok(format!("127.0.0.1:{near}"))
     }
 
     /// Keeps a port forwarded as long as the process lives: kubectl ends when the pod behind it does.
-    fn forward(&self, namespace: &str, service: &str, port: u16) -> Result<()> {
+    fn forward(&self, namespace: &str, service: &str, near: u16, port: u16) -> Result<()> {
         let folder = paths::scratch("forward")?;
         let (kubectl, kubeconfig) = (paths::tool("kubectl")?, self.kubeconfig.clone());
         let (namespace, service) = (namespace.to_owned(), format!("service/{service}"));
@@ -122,7 +137,7 @@ impl Cluster {
                 let forward = Start::new(&kubectl, &folder)
                     .arg("--kubeconfig")
                     .arg(&kubeconfig)
-                    .args(["--namespace", &namespace, "port-forward", &service, &format!("{port}:4222")])
+                    .args(["--namespace", &namespace, "port-forward", &service, &format!("{near}:{port}")])
                     .spawn();
                 while forward.as_ref().is_ok_and(|child| child.exited().is_none()) {
                     pause.tick().await;

@@ -5,20 +5,39 @@
 //! - [`cluster`]: the cluster that `make up` starts, and the faults that can be done to it.
 //! - [`process`]: brokers and bridges as child processes, without a cluster.
 //! - [`objects`]: Kubernetes objects of one namespace: apply, wait, look.
-//! - [`broker`], [`mqtt`]: events into and out of the mesh and the site outside.
+//! - [`image`]: programs out of their images, without a node.
+//! - [`pod_security`]: what is open about a pod.
+//! - [`tls`]: whom a client trusts, and what a server shows.
+//! - [`broker`], [`mqtt`], [`kafka`], [`amqp091`], [`amqp1`]: events into and out of the mesh and the sites outside.
+//! - [`http`]: events in and out by HTTP.
+//! - [`attack`]: what must not work, tried as each kind of identity.
+//! - [`bench`]: how fast bridges and client libraries are.
 //! - [`ledger`], [`flow`]: what was sent and received, and what follows from it.
+//! - [`accounts`]: the example of that name, without a cluster and on one.
 
+pub mod accounts;
+pub mod amqp091;
+pub mod amqp1;
 pub mod apiserver;
+pub mod attack;
+pub mod bench;
+pub mod bridges;
 pub mod broker;
 pub mod child;
 pub mod cluster;
 pub mod flow;
+pub mod http;
+pub mod identity;
+pub mod image;
+pub mod kafka;
 pub mod ledger;
 pub mod mqtt;
 pub mod objects;
 pub mod paths;
+pub mod pod_security;
 pub mod process;
 pub mod stack;
+pub mod tls;
 pub mod wait;
 
 use std::sync::LazyLock;

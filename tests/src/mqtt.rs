@@ -84,31 +84,32 @@ impl Sender {
 
     /// Sends until the site has confirmed. `id` goes along as the user property `id` where the protocol has these.
     pub async fn send(&self, topic: &str, id: &str, payload: Vec<u8>) {
-        loop {
-            let confirmed = match &self.client {
-                Client::V5(client) => {
-                    let properties = rumqttc::PublishProperties {
-                        user_properties: vec![("id".to_owned(), id.to_owned())],
-                        ..Default::default()
-                    };
-                    let options = rumqttc::PublishOptions::at_least_once().properties(properties);
-                    match client.publish_tracked(topic, payload.clone(), options).await {
-                        Ok(notice) => notice.wait_completion_async().await.is_ok(),
-                        Err(_) => false,
-                    }
-                }
-                Client::V311(client) => {
-                    let options = rumqttc_v4::PublishOptions::at_least_once();
-                    match client.publish_tracked(topic, payload.clone(), options).await {
-                        Ok(notice) => notice.wait_completion_async().await.is_ok(),
-                        Err(_) => false,
-                    }
-                }
-            };
-            if confirmed {
-                return;
-            }
+        while !self.try_send(topic, id, payload.clone()).await {
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// One try; true when the site has confirmed.
+    pub async fn try_send(&self, topic: &str, id: &str, payload: Vec<u8>) -> bool {
+        match &self.client {
+            Client::V5(client) => {
+                let properties = rumqttc::PublishProperties {
+                    user_properties: vec![("id".to_owned(), id.to_owned())],
+                    ..Default::default()
+                };
+                let options = rumqttc::PublishOptions::at_least_once().properties(properties);
+                match client.publish_tracked(topic, payload, options).await {
+                    Ok(notice) => notice.wait_completion_async().await.is_ok(),
+                    Err(_) => false,
+                }
+            }
+            Client::V311(client) => {
+                let options = rumqttc_v4::PublishOptions::at_least_once();
+                match client.publish_tracked(topic, payload, options).await {
+                    Ok(notice) => notice.wait_completion_async().await.is_ok(),
+                    Err(_) => false,
+                }
+            }
         }
     }
 }

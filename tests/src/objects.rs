@@ -28,7 +28,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::child;
+use crate::{child, wait};
 
 /// Label of the namespaces that tests make, so that a later run finds what a killed one has left.
 pub const TEST_LABEL: &str = "eventmesh.dev/test";
@@ -91,8 +91,12 @@ impl Kube {
         let outcome = std::panic::AssertUnwindSafe(test(&namespace)).catch_unwind().await;
         if let Ok(Ok(())) = outcome {
             let api: Api<CoreNamespace> = Api::all(self.client.clone());
-            api.delete(&namespace.name, &DeleteParams::background()).await?;
-            return Ok(());
+            return match api.delete(&namespace.name, &DeleteParams::background()).await {
+                Ok(_) => Ok(()),
+                // The test itself deleted it.
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                Err(error) => Err(error.into()),
+            };
         }
         eprintln!("{}", namespace.show().await);
         match outcome {
@@ -107,7 +111,8 @@ impl Kube {
         let name = format!("t-{name}-{unique}");
         let yaml = format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{TEST_LABEL}: 'true', \
-             pod-security.kubernetes.io/enforce: restricted}}}}}}"
+             pod-security.kubernetes.io/enforce: restricted}}}}}}\n---\n\
+             {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: default, namespace: {name}}}}}"
         );
         self.apply(&name, &yaml).await?;
         Ok(self.namespace(&name))
@@ -310,6 +315,24 @@ impl Namespace {
     /// Waits until the operator has seen the newest spec and `Ready` is `True`.
     pub async fn ready<K: Object + Conditions>(&self, name: &str) -> Result<K> {
         self.until::<K, _>(name, "Ready", |object| is_ready(object).then(|| object.clone())).await
+    }
+
+    /// What clients of a mesh trust; absent where it has no TLS.
+    pub async fn authority(&self, mesh: &str) -> Result<Option<String>> {
+        let name = format!("{mesh}-broker-tls");
+        let data = self.until::<Secret, _>(&name, "the certificates", |secret| secret.data.clone()).await?;
+        data.get("ca.crt").map(|pem| Ok(String::from_utf8(pem.0.clone())?)).transpose()
+    }
+
+    /// Waits until an Event tells of this reason, and gives its text.
+    pub async fn event(&self, reason: &str) -> Result<String> {
+        let api = self.api::<Event>();
+        wait::eventually(&format!("Event {reason}"), self.kube.patience, async || {
+            let events = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            let found = events.into_iter().find(|event| event.reason.as_deref() == Some(reason));
+            Ok(found.map(|event| event.note.unwrap_or_default()))
+        })
+        .await
     }
 
     /// The value of a key of a Secret, once both are there.

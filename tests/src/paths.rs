@@ -17,8 +17,12 @@ pub fn tool(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The release binary of a program of this workspace, as `make images` builds it.
+/// The release binary of a program of this workspace, as `make images` builds it. `PROGRAMS_UNDER_TEST` names another
+/// folder to take it from, as `target/debug` while one works on it.
 pub fn release(name: &str) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("PROGRAMS_UNDER_TEST") {
+        return Ok(repository().join(folder).join(name));
+    }
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let path = repository().join("target").join(target).join("release").join(name);
     ensure!(path.exists(), "{} is not there: run `make images`", path.display());

@@ -1,16 +1,27 @@
 //! Everything but the pods: a real API server with deploy/ applied, the operator's release binary under the rights that
 //! deploy/ gives it, and a broker that runs the configuration which the operator has made.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration, coordination::v1::Lease, core::v1::Secret,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 
 use crate::{
     apiserver::{ADMIN, ApiServer, OPERATOR},
     broker::Broker,
     child::{Child, Start, free_port},
+    identity::Login,
     objects::{Kube, Namespace, OperatorLog},
-    paths, wait,
+    paths,
+    process::exchange,
+    wait,
 };
 
 /// Namespace and name of the mesh that [`Stack::start`] makes.
@@ -20,10 +31,10 @@ pub const MESH: &str = "retail";
 /// How long one step may take. The longest is that the operator gives a broker up that does not answer.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-const MESH_YAML: &str = "
+pub const MESH_YAML: &str = "
 apiVersion: v1
 kind: Namespace
-metadata: {name: platform}
+metadata: {name: platform, labels: {pod-security.kubernetes.io/enforce: restricted}}
 ---
 apiVersion: eventmesh.dev/v1alpha1
 kind: EventMesh
@@ -41,6 +52,8 @@ pub struct Stack {
     folder: PathBuf,
     broker_port: u16,
     broker: Option<Child>,
+    /// The others of a cluster.
+    peers: Vec<Option<Child>>,
 }
 
 /// How the operator is started.
@@ -48,6 +61,8 @@ pub struct Stack {
 pub struct Operator {
     pub process: Child,
     admin_port: u16,
+    /// Where the webhook is served.
+    pub webhook_port: u16,
 }
 
 impl Stack {
@@ -65,11 +80,13 @@ impl Stack {
         let api = ApiServer::start(&folder).await?;
         api.kubectl(&["apply", "--server-side", "-k", &paths::repository().join("deploy").display().to_string()])
             .await?;
-        let broker_port = free_port()?;
-        let operator = start_operator(&api, &folder, broker_port).await?;
+        let (broker_port, webhook_port) = (free_port()?, free_port()?);
+        // Before the operator is there, as on a cluster.
+        call_webhook_at(&api, webhook_port).await?;
+        let operator = start_operator(&api, &folder, broker_port, webhook_port, true).await?;
         let log = operator.process.log().to_owned();
         let kube = Kube { client: api.client(ADMIN).await?, operator_log: OperatorLog::File(log), patience: PATIENCE };
-        Ok(Self { kube, api, operator, folder, broker_port, broker: None })
+        Ok(Self { kube, api, operator, folder, broker_port, broker: None, peers: Vec::new() })
     }
 
     /// The namespace of the mesh.
@@ -78,17 +95,30 @@ impl Stack {
         self.kube.namespace(MESH_NAMESPACE)
     }
 
-    /// Starts the broker of a mesh with the users that the operator has made for it.
+    /// Starts the broker of a mesh with the trust that the operator has made for it.
     pub async fn start_broker(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
+        self.start_broker_with(namespace, mesh, |_| String::new()).await
+    }
+
+    /// The same with more of its configuration, made from the `tls` block of its listeners.
+    pub async fn start_broker_with(
+        &mut self,
+        namespace: &Namespace,
+        mesh: &str,
+        more: impl FnOnce(&str) -> String,
+    ) -> Result<()> {
         let secret = format!("{mesh}-broker");
-        let users = namespace.secret(&secret, "auth.conf").await?;
-        let users: Vec<&str> = users.lines().filter(|line| !line.starts_with("CLUSTER_PASSWORD")).collect();
-        std::fs::write(self.folder.join("auth.conf"), users.join("\n"))?;
+        let trusted = namespace.secret(&secret, "auth.conf").await?;
+        let accounts = self.folder.join("accounts").display().to_string();
+        std::fs::write(self.folder.join("auth.conf"), trusted.replace("/data/accounts", &accounts))?;
+        self.sync_certificates(namespace, mesh).await?;
         let config = format!(
             "server_name: test\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\", max_file_store: 10G }}\n\
-             include auth.conf\n",
+             include auth.conf\ninclude certificates/revision.conf\n{}{}",
             self.broker_port,
-            self.folder.join("jetstream").display()
+            self.folder.join("jetstream").display(),
+            self.tls_block(),
+            more(&self.tls_block())
         );
         let file = self.folder.join("nats.conf");
         std::fs::write(&file, config)?;
@@ -101,6 +131,64 @@ impl Stack {
         Ok(())
     }
 
+    /// Starts a cluster of three brokers for a mesh that has no TLS. The operator and the tests talk to the first.
+    pub async fn start_cluster(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect::<std::io::Result<_>>()?;
+        let urls = routes.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect::<Vec<_>>().join(", ");
+        let cluster = |port: u16| format!("cluster {{ name: test, listen: 127.0.0.1:{port}, routes: [{urls}] }}\n");
+        self.start_broker_with(namespace, mesh, |_| cluster(routes[0])).await?;
+        let first = std::fs::read_to_string(self.folder.join("nats.conf"))?;
+        for (index, port) in routes.iter().enumerate().skip(1) {
+            let own = |name: &str| self.folder.join(format!("{name}-{index}")).display().to_string();
+            let theirs = |name: &str| self.folder.join(name).display().to_string();
+            let trust = std::fs::read_to_string(self.folder.join("auth.conf"))?;
+            std::fs::write(own("auth.conf"), trust.replace(&theirs("accounts"), &own("accounts")))?;
+            let config = first
+                .replace("server_name: test", &format!("server_name: test-{index}"))
+                .replace(&format!("127.0.0.1:{}\n", self.broker_port), &format!("127.0.0.1:{}\n", free_port()?))
+                .replace(&theirs("jetstream"), &own("jetstream"))
+                .replace("include auth.conf", &format!("include auth.conf-{index}"))
+                .replace(&cluster(routes[0]), &cluster(*port));
+            std::fs::write(own("nats.conf"), config)?;
+            self.peers.push(None);
+            self.start_peer(index)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a broker of the cluster, other than the first, again.
+    pub fn start_peer(&mut self, index: usize) -> Result<()> {
+        let file = self.folder.join(format!("nats.conf-{index}"));
+        let process = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file).spawn()?;
+        self.peers[index - 1] = Some(process);
+        Ok(())
+    }
+
+    /// A broker of the cluster, other than the first, ends without warning.
+    pub fn kill_peer(&mut self, index: usize) {
+        self.peers[index - 1] = None;
+    }
+
+    /// The kubelet's part: brings the files of the broker up to date with their Secret.
+    pub async fn sync_certificates(&self, namespace: &Namespace, mesh: &str) -> Result<()> {
+        let data = namespace
+            .until::<Secret, _>(&format!("{mesh}-broker-tls"), "the certificates", |secret| secret.data.clone())
+            .await?;
+        let files: BTreeMap<String, Vec<u8>> = data.into_iter().map(|(name, bytes)| (name, bytes.0)).collect();
+        exchange(&self.folder, "certificates", &files)
+    }
+
+    /// What makes the broker use what [`Stack::sync_certificates`] has written.
+    fn tls_block(&self) -> String {
+        let file = |name: &str| self.folder.join("certificates").join(name).display().to_string();
+        let (certificate, key) = (file("tls.crt"), file("tls.key"));
+        if std::path::Path::new(&certificate).exists() {
+            format!("tls {{ cert_file: \"{certificate}\", key_file: \"{key}\" }}\n")
+        } else {
+            String::new()
+        }
+    }
+
     /// The broker ends without warning.
     pub fn kill_broker(&mut self) {
         self.broker = None;
@@ -109,16 +197,35 @@ impl Stack {
     /// The operator ends without warning, and another starts.
     pub async fn restart_operator(&mut self) -> Result<()> {
         self.operator.process.kill()?;
-        self.operator = start_operator(&self.api, &self.folder, self.broker_port).await?;
+        self.start_operator().await
+    }
+
+    /// Starts another after the one that has ended.
+    pub async fn start_operator(&mut self) -> Result<()> {
+        let port = self.operator.webhook_port;
+        self.operator = start_operator(&self.api, &self.folder, self.broker_port, port, true).await?;
+        Ok(())
+    }
+
+    /// Starts one that waits for the lease of another, who is not there.
+    pub async fn start_follower(&mut self) -> Result<()> {
+        let now = k8s_openapi::jiff::Timestamp::now();
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "eventmesh-operator"},
+            "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3600, "renewTime": now, "acquireTime": now},
+        });
+        let lease: Lease = serde_json::from_value(lease)?;
+        let leases = self.kube.namespace("eventmesh-system").api::<Lease>();
+        leases.patch("eventmesh-operator", &PatchParams::apply("tests").force(), &Patch::Apply(lease)).await?;
+        let port = self.operator.webhook_port;
+        self.operator = start_operator(&self.api, &self.folder, self.broker_port, port, false).await?;
         Ok(())
     }
 
     /// A connection with the rights of the operator.
     pub async fn broker(&self, namespace: &Namespace, mesh: &str) -> Result<Broker> {
-        let secret = format!("{mesh}-broker");
-        let user = namespace.secret(&secret, "operator-user").await?;
-        let password = namespace.secret(&secret, "operator-password").await?;
-        Broker::connect(&self.broker_address(), &user, &password).await
+        let login = Login::operator(namespace, mesh).await?;
+        Broker::connect(&self.broker_address(), &login).await
     }
 
     /// Where the broker listens, whatever its mesh's Services say.
@@ -142,21 +249,38 @@ impl Operator {
     }
 }
 
+/// There is no network of Services: the API server calls the webhook at the loopback.
+async fn call_webhook_at(api: &ApiServer, port: u16) -> Result<()> {
+    let client = json!({"service": null, "url": format!("https://127.0.0.1:{port}/inject")});
+    let name = |name: &str| json!({"name": format!("{name}.inject.eventmesh.dev"), "clientConfig": client});
+    let patch = json!({"webhooks": [name("pod"), name("namespace")]});
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(api.client(ADMIN).await?);
+    configurations.patch("eventmesh-operator-webhook", &PatchParams::default(), &Patch::Strategic(patch)).await?;
+    Ok(())
+}
+
 /// Starts the release binary as it runs in its pod, and waits until it says that it is ready.
-async fn start_operator(api: &ApiServer, folder: &std::path::Path, broker_port: u16) -> Result<Operator> {
+async fn start_operator(
+    api: &ApiServer,
+    folder: &std::path::Path,
+    broker_port: u16,
+    webhook_port: u16,
+    leads: bool,
+) -> Result<Operator> {
     let admin_port = free_port()?;
     let process = Start::new(&paths::release("eventmesh-operator")?, folder)
         .args(["run", "--broker-image", "localhost/event-mesh/broker:test"])
         .args(["--bridge-image", "localhost/event-mesh/bridge:test"])
         .args(["--broker-address", &format!("nats://127.0.0.1:{broker_port}")])
         .args(["--admin-addr", &format!("127.0.0.1:{admin_port}")])
-        .args(["--leader-election", "false", "--log-format", "text"])
+        .args(["--webhook-addr", &format!("127.0.0.1:{webhook_port}"), "--webhook-name", "127.0.0.1"])
+        .args(["--leader-election", if leads { "false" } else { "true" }, "--log-format", "text"])
         .env("KUBECONFIG", api.kubeconfig(OPERATOR)?)
         .env("POD_NAME", "operator-0")
         .env("POD_NAMESPACE", "eventmesh-system")
         .env("RUST_LOG", std::env::var("OPERATOR_LOG").unwrap_or_else(|_| "info".to_owned()))
         .spawn()?;
-    let operator = Operator { process, admin_port };
+    let operator = Operator { process, admin_port, webhook_port };
     let ready = wait::eventually("readiness of the operator", Duration::from_secs(20), async || {
         if let Some(status) = operator.process.exited() {
             return Ok(Some(Err(anyhow!("it has ended with {status}"))));

@@ -8,6 +8,7 @@ use eventmesh_wire::report::{Report, RouteReport};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::WallClock;
 use crate::{
     child::{Child, Start, free_port},
     wait::eventually,
@@ -19,24 +20,38 @@ pub struct Bridge {
     program: PathBuf,
     folder: PathBuf,
     admin: u16,
+    environment: Vec<(String, String)>,
 }
 
 impl Bridge {
     pub fn start(program: &Path, folder: PathBuf, config: &Value) -> Result<Self> {
-        let admin = free_port()?;
-        std::fs::write(folder.join("bridge.json"), serde_json::to_vec_pretty(config)?)?;
-        let child = Self::spawn(program, &folder, admin)?;
-        Ok(Self { child, program: program.to_owned(), folder, admin })
+        Self::start_pod(program, folder, config, "test")
     }
 
-    fn spawn(program: &Path, folder: &Path, admin: u16) -> Result<Child> {
-        Start::new(program, folder)
+    /// As [`Bridge::start`], one of several pods.
+    pub fn start_pod(program: &Path, folder: PathBuf, config: &Value, pod: &str) -> Result<Self> {
+        Self::start_with(program, folder, config, vec![("POD_NAME".to_owned(), pod.to_owned())])
+    }
+
+    /// As [`Bridge::start`], with a wall clock of its own. `program` must not be a static one.
+    pub fn start_with_clock(program: &Path, folder: PathBuf, config: &Value, clock: &WallClock) -> Result<Self> {
+        Self::start_with(program, folder, config, clock.environment())
+    }
+
+    fn start_with(program: &Path, folder: PathBuf, config: &Value, environment: Vec<(String, String)>) -> Result<Self> {
+        let admin = free_port()?;
+        std::fs::write(folder.join("bridge.json"), serde_json::to_vec_pretty(config)?)?;
+        let child = Self::spawn(program, &folder, admin, &environment)?;
+        Ok(Self { child, program: program.to_owned(), folder, admin, environment })
+    }
+
+    fn spawn(program: &Path, folder: &Path, admin: u16, environment: &[(String, String)]) -> Result<Child> {
+        let start = Start::new(program, folder)
             .args(["run", "--config"])
             .arg(folder.join("bridge.json"))
             .arg("--admin-addr")
-            .arg(format!("127.0.0.1:{admin}"))
-            .env("POD_NAME", "test")
-            .spawn()
+            .arg(format!("127.0.0.1:{admin}"));
+        environment.iter().fold(start, |start, (name, value)| start.env(name, value)).spawn()
     }
 
     /// SIGKILL, and a new process with the same configuration.
@@ -47,7 +62,7 @@ impl Bridge {
 
     /// After it ended.
     pub fn start_again(&mut self) -> Result<()> {
-        self.child = Self::spawn(&self.program, &self.folder, self.admin)?;
+        self.child = Self::spawn(&self.program, &self.folder, self.admin, &self.environment)?;
         Ok(())
     }
 
@@ -85,20 +100,5 @@ impl Bridge {
     /// Waits until it has ended by itself.
     pub async fn ended(&self) -> Result<std::process::ExitStatus> {
         eventually("end of the bridge", Duration::from_secs(30), async || Ok(self.child.exited())).await
-    }
-
-    /// Kibibytes of memory: `VmRSS` now, `VmHWM` at its highest.
-    pub fn memory(&self, field: &str) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.pid()))?;
-        let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
-        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
-    }
-
-    /// Seconds of CPU so far.
-    pub fn cpu(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.pid()))?;
-        let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
-        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        Ok(ticks / 100.0)
     }
 }

@@ -83,6 +83,12 @@ impl Mosquitto {
         Start::new(Path::new("/usr/sbin/mosquitto"), folder).arg("-c").arg(folder.join("mosquitto.conf")).spawn()
     }
 
+    /// SIGTERM: it saves everything first.
+    pub async fn stop(&self) -> Result<()> {
+        self.child.terminate()?;
+        eventually("end of mosquitto", Duration::from_secs(20), async || Ok(self.child.exited())).await.map(drop)
+    }
+
     /// SIGKILL.
     pub fn kill(&self) -> Result<()> {
         Ok(self.child.kill()?)

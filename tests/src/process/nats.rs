@@ -3,11 +3,13 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use eventmesh_wire::names;
 use serde_json::{Value, json};
 
-use super::listens;
+use super::{Accounts, listens};
 use crate::{
     child::{Child, Start, free_port},
+    identity::Login,
     paths,
 };
 
@@ -15,6 +17,8 @@ use crate::{
 pub struct Nats {
     child: Child,
     folder: PathBuf,
+    /// As whom tests connect; nobody where it asks nobody.
+    admin: Option<Login>,
     pub port: u16,
 }
 
@@ -26,15 +30,25 @@ impl Nats {
         Ok(this)
     }
 
+    /// As [`Nats::start`]; it lets in whom the accounts let in.
+    pub async fn verifying(folder: PathBuf, sync: &str, extra: &str, accounts: &Accounts) -> Result<Self> {
+        let mut this = Self::start(folder, sync, &format!("{}\n{extra}", accounts.config()?)).await?;
+        this.admin = Some(accounts.admin()?);
+        Ok(this)
+    }
+
     /// Three brokers that are one cluster, each in its own of the folders.
-    pub async fn cluster(folders: [PathBuf; 3]) -> Result<[Self; 3]> {
+    pub async fn cluster(folders: [PathBuf; 3], accounts: &Accounts) -> Result<[Self; 3]> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
         let [first, second, third] = folders;
+        let verify = accounts.config()?;
         let launch = |index: usize, folder| {
             let listen = ports[index];
-            let extra = format!("cluster {{ name: test, listen: \"127.0.0.1:{listen}\", routes: [{routes}] }}");
-            Self::launch(folder, &format!("test-{index}"), "2m", &extra)
+            let extra =
+                format!("cluster {{ name: test, listen: \"127.0.0.1:{listen}\", routes: [{routes}] }}\n{verify}");
+            let this = Self::launch(folder, &format!("test-{index}"), "2m", &extra)?;
+            anyhow::Ok(Self { admin: Some(accounts.admin()?), ..this })
         };
         let all = [launch(0, first)?, launch(1, second)?, launch(2, third)?];
         for one in &all {
@@ -50,7 +64,7 @@ impl Nats {
         write!(config, "jetstream {{ store_dir: {}, sync_interval: {sync} }}\n{extra}\n", store.display())?;
         std::fs::write(folder.join("nats.conf"), config)?;
         let child = Self::spawn(&folder)?;
-        Ok(Self { child, folder, port })
+        Ok(Self { child, folder, admin: None, port })
     }
 
     fn spawn(folder: &std::path::Path) -> Result<Child> {
@@ -68,6 +82,33 @@ impl Nats {
         listens("nats-server", self.port).await
     }
 
+    /// SIGSTOP: connections to it stand, and nothing answers.
+    pub fn pause(&self) -> Result<()> {
+        self.child.pause()
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) -> Result<()> {
+        self.child.go_on()
+    }
+
+    /// Makes it read its configuration and the files in it anew.
+    pub fn reload(&self) -> Result<()> {
+        let status = std::process::Command::new("kill").args(["-s", "HUP", &self.child.pid().to_string()]).status()?;
+        ensure!(status.success(), "cannot signal nats-server");
+        Ok(())
+    }
+
+    /// As [`Child::cpu`].
+    pub fn cpu(&self) -> Result<f64> {
+        self.child.cpu()
+    }
+
+    /// As [`Child::memory`].
+    pub fn memory(&self, field: &str) -> Result<u64> {
+        self.child.memory(field)
+    }
+
     /// What it wrote to its log.
     #[must_use]
     pub fn log(&self) -> String {
@@ -79,8 +120,10 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// A connection with all rights in the account that holds the streams.
     pub async fn client(&self) -> Result<async_nats::Client> {
-        async_nats::connect(self.url()).await.context("cannot connect to the broker")
+        let options = self.admin.as_ref().map_or_else(|| Ok(async_nats::ConnectOptions::new()), Login::options)?;
+        options.connect(self.url()).await.context("cannot connect to the broker")
     }
 }
 
@@ -102,6 +145,13 @@ pub async fn create_stream(client: &async_nats::Client, name: &str, subjects: &[
     Ok(())
 }
 
+/// Creates the stream of leases as the operator does (`operator/src/bridge/lease.rs`).
+pub async fn create_lease_stream(client: &async_nats::Client, replicas: u8) -> Result<()> {
+    let more = json!({"max_msgs_per_subject": 1, "allow_direct": true, "allow_atomic": false, "allow_batched": false,
+        "num_replicas": replicas});
+    create_stream(client, names::LEASE_STREAM, &[names::LEASE_SUBJECTS], &more).await
+}
+
 /// Creates a durable pull consumer.
 pub async fn create_consumer(
     client: &async_nats::Client,
@@ -120,4 +170,38 @@ pub async fn create_consumer(
 pub async fn stored(client: &async_nats::Client, stream: &str) -> Result<u64> {
     let info = api(client, &format!("STREAM.INFO.{stream}"), &json!({})).await?;
     Ok(info["state"]["messages"].as_u64().unwrap_or(0))
+}
+
+/// Stores numbers as events of one subject, and waits until each is acknowledged; many are on their way at once.
+pub async fn produce(
+    client: &async_nats::Client,
+    subject: &str,
+    prefix: &str,
+    numbers: std::ops::Range<usize>,
+) -> Result<()> {
+    let context = async_nats::jetstream::new(client.clone());
+    let mut waiting = std::collections::VecDeque::new();
+    for number in numbers {
+        waiting.push_back(context.publish(subject.to_owned(), format!("{prefix}{number}").into()).await?);
+        if waiting.len() > 200
+            && let Some(oldest) = waiting.pop_front()
+        {
+            oldest.await?;
+        }
+    }
+    for acknowledged in waiting {
+        acknowledged.await?;
+    }
+    Ok(())
+}
+
+/// All events of a stream, in its order.
+pub async fn messages(client: &async_nats::Client, stream: &str) -> Result<Vec<async_nats::jetstream::Message>> {
+    use futures::TryStreamExt as _;
+    let context = async_nats::jetstream::new(client.clone());
+    let mut stream = context.get_stream(stream).await?;
+    let count = usize::try_from(stream.info().await?.state.messages)?;
+    let config = async_nats::jetstream::consumer::pull::OrderedConfig::default();
+    let messages = stream.create_consumer(config).await?.messages().await?;
+    Ok(futures::StreamExt::take(messages, count).try_collect().await?)
 }

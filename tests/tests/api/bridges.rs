@@ -4,14 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result};
 use eventmesh_crds::{Bridge, Topic};
-use eventmesh_tests::{broker::Broker, wait::eventually};
+use eventmesh_tests::{broker::Broker, identity::Login, wait::eventually};
 use eventmesh_wire::{
     config::{BridgeConfig, DesiredState, EndpointConfig},
     names,
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Secret, ServiceAccount},
+    core::v1::{Secret, Service, ServiceAccount},
 };
 use kube::ResourceExt;
 use serde_json::json;
@@ -44,10 +44,10 @@ impl Test<'_> {
 
     /// Connects with the identity of a bridge pod.
     async fn as_bridge(&self, config: &BridgeConfig) -> Result<Broker> {
-        let user = config.mesh.username.clone().context("a user")?;
-        let password = config.mesh.password.as_ref().context("a password")?;
-        let password = serde_json::to_value(password)?.as_str().context("a text")?.to_owned();
-        Broker::connect(&self.stack.broker_address(), &user, &password).await
+        let credentials = config.mesh.credentials.as_ref().context("credentials")?;
+        let (jwt, seed) = (credentials.jwt.expose().to_owned(), credentials.seed.expose().to_owned());
+        let login = Login { jwt, seed, ca: config.mesh.ca_pem.clone() };
+        Broker::connect(&self.stack.broker_address(), &login).await
     }
 }
 
@@ -71,7 +71,7 @@ fn a_bridge_becomes_a_deployment_a_configuration_and_consumers() -> Result<()> {
 
         let config = test.config("b", |_| true).await?;
         assert_eq!((config.bridge.namespace.as_str(), config.bridge.name.as_str()), (test.ns.name.as_str(), "b"));
-        let EndpointConfig::Mqtt(mqtt) = &config.endpoint;
+        let EndpointConfig::Mqtt(mqtt) = &config.endpoint else { anyhow::bail!("{:?}", config.endpoint) };
         assert_eq!((mqtt.client_id.as_str(), mqtt.keep_alive_seconds, mqtt.session_expiry_seconds), ("me", 15, 3600));
         let inbound = &config.inbound[0];
         assert_eq!(inbound.stream, test.stream_name("br-build-in"));
@@ -106,15 +106,56 @@ fn a_bridge_becomes_a_deployment_a_configuration_and_consumers() -> Result<()> {
 }
 
 #[test]
-fn the_pod_template_passes_pod_security_restricted() -> Result<()> {
-    shared("br-security", async |test| {
-        test.topic_ready("br-security").await?;
-        test.ns.apply(&bridge("b", &format!("{MQTT}  inbound: [{{name: a, from: x, to: br-security}}]\n"))).await?;
-        test.ns.condition::<Bridge>("b", "Programmed", "True", "Programmed").await?;
-        let pod = test.ns.get::<Deployment>("b-bridge").await?.spec.and_then(|spec| spec.template.spec);
-        // The namespace enforces `restricted`: the API server says whether a pod may exist there.
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "b"}, "spec": pod});
-        test.ns.apply(&serde_saphyr::to_string(&pod)?).await
+fn kafka_and_amqp_become_what_their_pods_read() -> Result<()> {
+    shared("br-kinds", async |test| {
+        test.topic_ready("br-kinds").await?;
+        let login = "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {username: u, password: p}\n";
+        test.ns.apply(login).await?;
+        let kafka = "
+  endpoint:
+    kafka:
+      bootstrapServers: ['kafka.example:9093']
+      credentials: {secret: {name: login}, mechanism: SCRAM-SHA-512}
+      tls: {}
+  inbound: [{name: orders, from: 'shop.*.orders', to: 'br-kinds.{1}'}]
+  outbound: [{name: out, from: {topic: br-kinds, filter: ['br-kinds.*']}, to: invoices, key: '{1}'}]";
+        test.ns.apply(&bridge("kafka", kafka)).await?;
+        test.ns.condition::<Bridge>("kafka", "Programmed", "True", "Programmed").await?;
+        let config = test.config("kafka", |_| true).await?;
+        let file = serde_json::to_value(&config)?;
+        assert_fields(
+            &file["endpoint"]["kafka"],
+            &json!({
+                "bootstrapServers": ["kafka.example:9093"],
+                "sasl": {"mechanism": "SCRAM-SHA-512", "username": "u", "password": "p"},
+                "tls": {},
+            }),
+        );
+        assert_eq!(file["delivery"]["ordering"], "PerSource");
+        assert_eq!(config.outbound[0].key.as_deref(), Some("{1}"));
+        assert!(config.lease.is_some(), "one pod at a time keeps order");
+
+        for version in ["V091", "V1"] {
+            let name = format!("amqp-{}", version.to_lowercase());
+            let spec = format!(
+                "
+  endpoint:
+    amqp: {{url: 'amqps://amqp.example:5671', version: {version}, credentials: {{secret: {{name: login}}}}}}
+  inbound: [{{name: in, from: orders, to: br-kinds}}]
+  outbound: [{{name: out, from: {{topic: br-kinds}}, to: target}}]"
+            );
+            test.ns.apply(&bridge(&name, &spec)).await?;
+            test.ns.condition::<Bridge>(&name, "Programmed", "True", "Programmed").await?;
+            let config = test.config(&name, |_| true).await?;
+            assert_fields(
+                &serde_json::to_value(&config)?["endpoint"]["amqp"],
+                &json!({
+                    "url": "amqps://amqp.example:5671", "version": version, "username": "u", "password": "p",
+                }),
+            );
+            assert_eq!((config.lease, config.inbound[0].from.as_str()), (None, "orders"), "pods may compete");
+        }
+        Ok(())
     })
 }
 
@@ -185,13 +226,140 @@ fn a_secret_that_is_missing_and_then_appears() -> Result<()> {
         test.ns.condition::<Bridge>("b", "ResolvedRefs", "True", "ResolvedRefs").await?;
         let password = |wanted: &'static str| {
             move |config: &BridgeConfig| {
-                let EndpointConfig::Mqtt(mqtt) = &config.endpoint;
+                let EndpointConfig::Mqtt(mqtt) = &config.endpoint else { return false };
                 serde_json::to_value(&mqtt.password).is_ok_and(|password| password == wanted)
             }
         };
         test.config("b", password("one")).await?;
         test.ns.apply(&secret("{username: u, password: two}")).await?;
         test.config("b", password("two")).await.map(drop)
+    })
+}
+
+#[test]
+fn a_listener_has_a_service_for_as_long_as_it_listens() -> Result<()> {
+    shared("br-http", async |test| {
+        test.topic_ready("br-http").await?;
+        let secret =
+            |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: senders}}\nstringData: {data}\n");
+        test.ns.apply(&secret("{token: one}")).await?;
+        let listen =
+            "  endpoint: {http: {listen: {expose: NodePort, authentication: {bearer: {secret: {name: senders}}}}}}\n";
+        let inbound = "  inbound: [{name: in, from: '/hooks/*', to: 'br-http.{1}'}]\n  replicas: 2\n";
+        test.ns.apply(&bridge("b", &format!("{listen}{inbound}"))).await?;
+        test.ns.condition::<Bridge>("b", "Programmed", "True", "Programmed").await?;
+
+        let service = serde_json::to_value(test.ns.get::<Service>("b-bridge").await?.spec)?;
+        assert_fields(&service, &json!({"type": "NodePort"}));
+        let port = service.pointer("/ports/0").context("no port")?;
+        assert_fields(port, &json!({"name": "events", "port": 80, "targetPort": "events", "appProtocol": "http"}));
+        let deployment = serde_json::to_value(test.ns.get::<Deployment>("b-bridge").await?.spec)?;
+        assert_eq!(deployment.pointer("/strategy/type"), Some(&json!("RollingUpdate")), "it is never away");
+        let ports = deployment.pointer("/template/spec/containers/0/ports/1").context("no second port")?;
+        assert_fields(ports, &json!({"name": "events", "containerPort": 8081}));
+        let address = format!("http://b-bridge.{}.svc", test.ns.name);
+        let shown = |bridge: &Bridge| bridge.status.as_ref().and_then(|status| status.endpoint.clone());
+        test.ns
+            .until::<Bridge, _>("b", "an address", |bridge| (shown(bridge) == Some(address.clone())).then_some(()))
+            .await?;
+
+        // A second token is good besides, and the file tells the pods.
+        test.ns.apply(&secret("{token: one, token-next: two}")).await?;
+        let both = |config: &BridgeConfig| {
+            let tokens = serde_json::to_value(&config.endpoint).unwrap_or_default();
+            tokens.pointer("/http/listen/authentication/bearer/tokens") == Some(&json!(["one", "two"]))
+        };
+        test.config("b", both).await?;
+
+        let target = "  endpoint: {http: {target: {url: 'https://partner.example/events'}}}\n";
+        let outbound = "  outbound: [{name: out, from: {topic: br-http}, to: /take}]\n";
+        test.ns.apply(&bridge("b", &format!("{target}{outbound}"))).await?;
+        test.ns.gone::<Service>("b-bridge").await?;
+        let url = Some("https://partner.example/events".to_owned());
+        test.ns.until::<Bridge, _>("b", "the target's address", |bridge| (shown(bridge) == url).then_some(())).await
+    })
+}
+
+#[test]
+fn a_bridge_of_one_active_pod_has_a_lease_of_its_own() -> Result<()> {
+    shared("br-lease", async |test| {
+        test.topic_ready("br-lease").await?;
+        let spec = |replicas: u8, ordering: &str| {
+            bridge(
+                "b",
+                &format!(
+                    "{MQTT}  outbound: [{{name: out, from: {{topic: br-lease}}, to: x}}]\n  delivery: {{ordering: {ordering}}}\n  replicas: {replicas}\n"
+                ),
+            )
+        };
+        test.ns.apply(&spec(2, "PerSource")).await?;
+        test.ns.condition::<Bridge>("b", "Programmed", "True", "Programmed").await?;
+        let ttl = |config: &BridgeConfig| config.lease.map(|lease| lease.ttl_ms);
+        let config = test.config("b", |config| ttl(config) == Some(2_000)).await?;
+        let stream = test.broker.stream(names::LEASE_STREAM).await?.context("no stream of leases")?;
+        let wanted = json!({"subjects": [names::LEASE_SUBJECTS], "max_msgs_per_subject": 1, "allow_direct": true,
+            "storage": "file"});
+        assert_fields(&stream["config"], &wanted);
+
+        let as_bridge = test.as_bridge(&config).await?;
+        let answered = async |subject: String| {
+            let request = async_nats::Request::new().payload("{}".into()).timeout(Some(Duration::from_secs(2)));
+            as_bridge.client.send_request(subject, request).await.is_ok()
+        };
+        // The brokers may still be learning what the account may do.
+        eventually("its own lease", SOON, async || {
+            Ok(answered(names::lease_subject(&test.ns.name, "b")).await.then_some(()))
+        })
+        .await?;
+        assert!(answered(names::lease_read_subject(&test.ns.name, "b")).await);
+        for (namespace, name) in [(test.ns.name.as_str(), "other"), ("platform", "b")] {
+            assert!(!answered(names::lease_subject(namespace, name)).await, "the lease of {namespace}/{name}");
+            assert!(!answered(names::lease_read_subject(namespace, name)).await, "the lease of {namespace}/{name}");
+        }
+
+        test.broker.delete_stream(names::LEASE_STREAM).await?;
+        eventually("the stream of leases again", SOON, async || {
+            test.broker.stream(names::LEASE_STREAM).await.map_err(|error| error.to_string())
+        })
+        .await?;
+        // Nobody waits for a single pod but its successor, so it renews seldom; and what can be shared needs no lease.
+        test.ns.apply(&spec(1, "PerSource")).await?;
+        test.config("b", |config| ttl(config) == Some(10_000)).await?;
+        test.ns.apply(&spec(3, "None")).await?;
+        test.config("b", |config| config.lease.is_none()).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_nats_endpoint_becomes_a_configuration() -> Result<()> {
+    shared("br-nats", async |test| {
+        test.topic_ready("br-nats").await?;
+        let spec = "  endpoint:
+    nats: {urls: ['nats://a.example:4222', 'nats://b.example'], credentials: {secret: {name: partner}}, jetstream: {stream: ORDERS}}
+  inbound: [{name: in, from: 'orders.*', to: 'br-nats.{1}'}]
+  replicas: 2
+";
+        test.ns.apply(&bridge("b", spec)).await?;
+        test.ns.condition::<Bridge>("b", "ResolvedRefs", "False", "SecretNotFound").await?;
+        let secret =
+            |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: partner}}\nstringData: {data}\n");
+        test.ns.apply(&secret("{other: x}")).await?;
+        test.ns.condition::<Bridge>("b", "ResolvedRefs", "False", "SecretKeyMissing").await?;
+        test.ns.apply(&secret("{token: open-sesame}")).await?;
+        test.ns.condition::<Bridge>("b", "Programmed", "True", "Programmed").await?;
+        let config = test.config("b", |_| true).await?;
+        let endpoint = serde_json::to_value(&config.endpoint)?;
+        let expected = json!({"nats": {"urls": ["nats://a.example:4222", "nats://b.example"],
+            "credentials": {"token": "open-sesame"}, "jetstream": {"stream": "ORDERS"}}});
+        assert_eq!(endpoint, expected);
+        assert_eq!(config.lease, None, "its pods share a consumer");
+        let shown = "nats://a.example:4222,nats://b.example";
+        test.ns
+            .until::<Bridge, _>("b", "an address", |bridge| {
+                (bridge.status.as_ref()?.endpoint.as_deref() == Some(shown)).then_some(())
+            })
+            .await
     })
 }
 
@@ -257,6 +425,16 @@ fn reports_become_status() -> Result<()> {
         assert_eq!((totals.received, totals.filtered, totals.dead_lettered, totals.in_flight), (9, 1, 1, 2));
         let route = &status.routes.context("routes")?[0];
         assert_eq!((route.name.as_str(), route.state.as_str(), route.retries), ("a", "Running", 1));
+        test.ns.condition::<Bridge>("b", "Connected", "True", "Connected").await?;
+
+        // Whoever may publish on another subject does not speak for this pod.
+        let other = names::report_subject(&test.ns.name, "other", "b-bridge-1");
+        test.broker.client.publish(other, report(false, "Connecting", "forged").into()).await?;
+        eventually("refusal in the operator's log", SOON, async || {
+            let log = std::fs::read_to_string(test.stack.operator.process.log()).map_err(|error| error.to_string())?;
+            Ok(log.contains("a report in the name of another pod").then_some(()))
+        })
+        .await?;
         test.ns.condition::<Bridge>("b", "Connected", "True", "Connected").await?;
 
         as_bridge.client.publish(subject, report(false, "Connecting", "no such host").into()).await?;

@@ -3,11 +3,20 @@
 //! Most tests share one stack and its mesh `platform/retail` of one broker; each has a namespace of its own, and subjects
 //! that begin with a word of its own. Tests that take the mesh, the broker or the operator away have a stack to themselves.
 
+mod attack;
 mod bridges;
+mod dead_letter_faults;
+mod dead_letters;
+mod identities;
+mod injection;
+mod leaks;
 mod meshes;
 mod refusals;
+mod service_mesh;
 mod subscriptions;
+mod tls;
 mod topics;
+mod walls;
 
 use anyhow::{Context, Result, anyhow};
 use eventmesh_tests::{

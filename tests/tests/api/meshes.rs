@@ -8,6 +8,7 @@ use eventmesh_tests::objects::Namespace;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::ResourceExt;
@@ -60,8 +61,9 @@ fn a_mesh_becomes_its_children() -> Result<()> {
         for part in ["4711", "7000ms", "99"] {
             assert!(config.contains(part), "{part} in {config}");
         }
-        for secret in passwords(test.ns, "m-broker").await? {
-            assert!(!config.contains(&secret), "a password in a ConfigMap");
+        for (key, secret) in test.ns.get::<Secret>("m-keys").await?.data.unwrap_or_default() {
+            let secret = String::from_utf8_lossy(&secret.0).into_owned();
+            assert!(!config.contains(&secret), "{key} in a ConfigMap");
         }
         let client = test.ns.get::<Service>("m-nats").await?.spec.context("a spec")?;
         assert_eq!(client.type_.as_deref(), Some("NodePort"));
@@ -77,23 +79,20 @@ fn a_mesh_becomes_its_children() -> Result<()> {
     })
 }
 
-async fn passwords(namespace: &Namespace, secret: &str) -> Result<Vec<String>> {
-    let data = namespace.get::<Secret>(secret).await?.data.unwrap_or_default();
-    let passwords = data.iter().filter(|(key, _)| key.ends_with("password"));
-    Ok(passwords.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).collect())
-}
-
 #[test]
 fn clients_find_their_credentials_in_the_layout_of_service_bindings() -> Result<()> {
     shared("mesh-client", async |test| {
-        let mesh = test.stack.mesh();
-        let data = mesh.get::<Secret>("retail-client").await?.data.unwrap_or_default();
+        let grants = "  grants: [{to: {serviceAccount: {name: default}}, allow: [Publish]}]\n";
+        test.ns.apply(&Test::topic("mesh-client", grants)).await?;
+        let name = "platform.retail.default";
+        let data = test.ns.until::<Secret, _>(name, "credentials", |secret| secret.data.clone()).await?;
         let text: BTreeMap<&str, String> =
             data.iter().map(|(key, value)| (key.as_str(), String::from_utf8_lossy(&value.0).into_owned())).collect();
         assert_eq!(text["type"], "nats");
         assert_eq!((text["host"].as_str(), text["port"].as_str()), ("retail-nats.platform.svc", "4222"));
-        assert!(text["uri"].starts_with("nats://"), "{}", text["uri"]);
-        for key in ["provider", "username", "password"] {
+        assert!(text["uri"].starts_with("tls://"), "{}", text["uri"]);
+        assert!(text["ca.crt"].starts_with("-----BEGIN CERTIFICATE-----"), "{}", text["ca.crt"]);
+        for key in ["provider", "nats.creds", "jwt", "nkey", "expires"] {
             assert!(!text[key].is_empty(), "{key}");
         }
         Ok(())
@@ -235,6 +234,8 @@ fn an_operator_that_starts_again_writes_nothing_where_nothing_has_changed() -> R
                 ns.get::<Secret>("m-broker").await?.resource_version(),
                 ns.get::<Secret>("b-bridge").await?.resource_version(),
                 ns.get::<Service>("m-nats").await?.resource_version(),
+                ns.get::<NetworkPolicy>("m-broker").await?.resource_version(),
+                ns.get::<NetworkPolicy>("b-bridge").await?.resource_version(),
             ])
         };
         // Numbers come a little later than conditions: wait for these last changes.
@@ -251,12 +252,12 @@ fn an_operator_that_starts_again_writes_nothing_where_nothing_has_changed() -> R
             (status.topics == Some(1) && status.subscriptions == Some(1) && status.bridges == Some(1)).then_some(())
         })
         .await?;
-        let before = versions().await?;
+        let before = Box::pin(versions()).await?;
         stack.restart_operator().await?;
         // A new object goes through after the old ones: when it is Ready, they have been looked at.
         ns.apply(&object("Topic", "u", "  mesh: {name: m}")).await?;
         ns.ready::<Topic>("u").await?;
-        let after = versions().await?;
+        let after = Box::pin(versions()).await?;
         // All but the mesh, which now counts one Topic more.
         assert_eq!(before[1..], after[1..]);
         Ok(())

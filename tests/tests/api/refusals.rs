@@ -25,6 +25,12 @@ fn meshes() -> Result<()> {
         refuse(test, &mesh("  brokers: {settings: {maxPayload: 1Gi}}"), "between 1Ki and 64Mi").await?;
         refuse(test, &mesh("  brokers: {}\n  allowedNamespaces: {from: Selector}"), "`selector` must be set").await?;
         refuse(test, &mesh("  brokers: {}\n  listeners: {nats: {expose: Everywhere}}"), "expose").await?;
+        let tls = |tls: &str| mesh(&format!("  brokers: {{}}\n  tls: {tls}"));
+        refuse(test, &tls("{issuer: CertManager}"), "`issuerRef` must be set").await?;
+        refuse(test, &tls("{issuer: Managed, secret: {name: s}}"), "`secret` must be set").await?;
+        refuse(test, &tls("{certificateLifetime: 59s}"), "at least 1m").await?;
+        refuse(test, &tls("{caLifetime: 5h, caOverlap: 1h}"), "six times caOverlap").await?;
+        refuse(test, &tls("{serverNames: ['no name']}"), "serverNames").await?;
         let long = "m".repeat(46);
         refuse(test, &object("EventMesh", &long, "  brokers: {}"), "at most 45 characters").await
     })
@@ -99,10 +105,15 @@ fn bridges() -> Result<()> {
         refuse(test, &bridge(&format!("{tls}{IN}")), "mqtts://").await?;
         let twice = "  outbound: [{name: a, from: {topic: t}, to: z}]\n";
         refuse(test, &bridge(&format!("{MQTT}{IN}{twice}")), "route names must be unique").await?;
-        refuse(test, &bridge(&format!("{MQTT}{IN}  replicas: 2\n")), "at most 1 replica").await?;
+        let core = "  endpoint: {nats: {urls: ['nats://x:1']}}\n";
+        refuse(test, &bridge(&format!("{core}{IN}")), "core NATS confirms nothing").await?;
+        let letters = "  delivery: {evaluationErrors: DeadLetter}\n";
+        refuse(test, &bridge(&format!("{MQTT}{IN}{letters}")), "needs a `deadLetter`").await?;
+        let two = "  endpoint: {mqtt: {url: 'mqtt://x:1'}, nats: {urls: ['nats://x:1'], jetstream: {}}}\n";
+        refuse(test, &bridge(&format!("{two}{IN}")), "exactly one kind of endpoint").await?;
         refuse(test, &bridge(&format!("{MQTT}{IN}  state: Stopped\n")), "state").await?;
-        let transform = "  inbound: [{name: a, from: x, to: there, transform: z}]\n";
-        refuse(test, &bridge(&format!("{MQTT}{transform}")), "transform").await?;
+        let unknown = "  inbound: [{name: a, from: x, to: there, translate: z}]\n";
+        refuse(test, &bridge(&format!("{MQTT}{unknown}")), "translate").await?;
 
         test.ns.apply(&bridge(&format!("{MQTT}{IN}"))).await?;
         let other = object("Bridge", "b", &format!("  mesh: {{name: other}}\n{MQTT}{IN}"));

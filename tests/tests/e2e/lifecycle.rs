@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic, bridge::MqttVersion};
 use eventmesh_tests::{
     broker::Broker,
+    identity::Login,
     mqtt::{Receiver, Sender},
     objects::all_ready,
     paths,
 };
-use k8s_openapi::api::core::v1::{Namespace as CoreNamespace, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{Namespace as CoreNamespace, PersistentVolumeClaim, Pod, Service};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
@@ -59,32 +60,22 @@ fn a_mesh_becomes_ready_and_tells_of_its_brokers() -> Result<()> {
 #[test]
 fn an_application_works_with_the_secret_it_is_given() -> Result<()> {
     shared("client", async |test| {
-        let operator = test.mesh(1, "").await?;
-        test.ns.apply(&topic("client", "")).await?;
+        test.mesh(1, "").await?;
+        let grants = "  grants: [{to: {serviceAccount: {name: default}}, allow: [Publish]}]\n";
+        test.ns.apply(&topic("client", grants)).await?;
         test.ns.apply(&object("Subscription", "s", "  topic: {name: client}")).await?;
         all_ready::<Topic>(test.ns, &["client"]).await?;
         all_ready::<Subscription>(test.ns, &["s"]).await?;
-        let data = test.ns.get::<Secret>("m-client").await?.data.context("data")?;
-        let text =
-            |key: &str| data.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
-        // The address is that of a Service; from here the way to it is the operator connection's.
-        let info = operator.client.server_info();
-        let server = format!("nats://{}:{}", info.host, info.port);
-        let server = if server.contains("0.0.0.0") { test.address().await? } else { server };
-        let app = Broker::connect(&server, &text("username"), &text("password")).await?;
+        let login = Login::from_secret(test.ns, &format!("{}.m.default", test.ns.name)).await?;
+        // The Secret's host is a name of the cluster; from here the Service's address is the way to it.
+        let service: Service = test.ns.get("m-nats").await?;
+        let address = service.spec.and_then(|spec| spec.cluster_ip).context("a cluster address")?;
+        let app = Broker::connect(&format!("tls://{address}:4222"), &login).await?;
         app.publish("client.a", "hello").await?;
         let message = app.fetch(&test.stream("client"), &format!("sub_{}_s", test.ns.name)).await?;
         assert_eq!(message.payload.as_ref(), b"hello");
         Ok(())
     })
-}
-
-impl Test<'_> {
-    async fn address(&self) -> Result<String> {
-        let pod: Pod = self.ns.get("m-broker-0").await?;
-        let address = pod.status.and_then(|status| status.pod_ip).context("a pod address")?;
-        Ok(format!("nats://{address}:4222"))
-    }
 }
 
 #[test]

@@ -3,10 +3,13 @@
 //! Every test has a namespace and a mesh of its own, and its own words for subjects and MQTT topics. Tests that take the
 //! operator away run alone; all others share it.
 
+mod accounts;
 mod endpoints;
 mod faults;
 mod lifecycle;
 mod routes;
+mod stories;
+mod tls;
 mod without_operator;
 
 use std::sync::OnceLock;
