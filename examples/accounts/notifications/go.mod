@@ -1,0 +1,3 @@
+module eventmesh.dev/examples/notifications
+
+go 1.26.0
