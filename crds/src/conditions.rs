@@ -86,6 +86,7 @@ reasons! {
     InvalidSubject: "A subject breaks the subject rules or is reserved; the message says which rule.",
     SubjectOverlap: "Another, older Topic of the mesh already stores an overlapping subject; the message names it. Change the subjects of one of them.",
     ReplyTaken: "Two grants let different parties answer the same requests; the message says who has the right. The first of the list keeps it. Remove one grant, or limit them to other subjects.",
+    GrantsOverlap: "Two subjects that one party is granted to publish to overlap in part, so that brokers could not keep it to them; the message names both. The first of the list holds. Grant one subject that contains both, or subjects that do not overlap.",
     FilterOutsideTopic: "A filter asks for subjects that the Topic does not store. Change the filter or the Topic's subjects.",
     InvalidMapping: "The `to` of a route cannot be made from its `from`; the message names the route and the wildcard.",
     InvalidFilter: "A CEL filter does not compile or does not yield true or false; the message shows where.",

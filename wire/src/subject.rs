@@ -117,6 +117,12 @@ impl Pattern {
             }
         }
     }
+
+    /// Whether they overlap in part: some subject matches both, and each matches one that the other does not.
+    #[must_use]
+    pub fn crosses(&self, other: &Self) -> bool {
+        self.overlaps(other) && !self.contains(other) && !other.contains(self)
+    }
 }
 
 impl fmt::Display for Pattern {

@@ -50,9 +50,6 @@ pub fn run(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> Parties {
     for topic in live.values() {
         collector.live_grants(topic);
     }
-    for rights in collector.rights.values_mut().filter(|rights| !rights.may_answer()) {
-        rights.live.reply.clear();
-    }
     for subscription in cache.subscriptions.state() {
         collector.subscription(&subscription);
     }

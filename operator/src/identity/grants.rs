@@ -21,14 +21,56 @@ pub fn granted(topic: &Topic, party: &Party, right: Right) -> Vec<Pattern> {
         return patterns(&subjects_of(topic));
     }
     let all = subjects_of(topic);
-    let mut subjects = Vec::new();
+    let mut subjects: Vec<Pattern> = Vec::new();
     for (index, grant) in topic.spec.grants.iter().flatten().enumerate() {
         let taken = right == Right::Reply && reply_taken_before(topic, index).is_some();
         if grant.allow.contains(&right) && concerns(grant, party, &own) && !taken {
-            subjects.extend(within(&patterns(grant.subjects.as_ref().unwrap_or(&all)), topic));
+            for subject in within(&patterns(grant.subjects.as_ref().unwrap_or(&all)), topic) {
+                let late = right == Right::Publish && subjects.iter().any(|first| first.crosses(&subject));
+                if !late {
+                    subjects.push(subject);
+                }
+            }
         }
     }
     normalize(subjects)
+}
+
+/// Two subjects that one party is granted to publish to and that overlap in part, in the words of a refusal. Its account would have
+/// to import more than both (see `rights::disjoint`), and by a reply subject it could publish to all of that.
+#[must_use]
+pub fn crossing_publishers(topic: &Topic) -> Option<String> {
+    let own = namespaced(topic).0;
+    let all = subjects_of(topic);
+    let publishing = topic.spec.grants.iter().flatten().enumerate().filter(|(_, g)| g.allow.contains(&Right::Publish));
+    let subjects = publishing.flat_map(|(index, grant)| {
+        within(&patterns(grant.subjects.as_ref().unwrap_or(&all)), topic)
+            .into_iter()
+            .map(move |one| (index, grant, one))
+    });
+    let subjects: Vec<_> = subjects.collect();
+    subjects.iter().enumerate().find_map(|(later, (index, grant, subject))| {
+        let (first, _, other) = subjects[..later]
+            .iter()
+            .find(|(_, before, other)| other.crosses(subject) && may_meet(before, grant, &own))?;
+        Some(format!(
+            "grants[{index}] lets the same party publish to `{subject}` that grants[{first}] lets publish to `{other}`, and the two overlap in part; give it one subject that contains both, or subjects that do not overlap"
+        ))
+    })
+}
+
+/// Whether some party could be meant by both grants.
+fn may_meet(one: &Grant, other: &Grant, own: &str) -> bool {
+    let namespace = |grant: &Grant| {
+        let named = grant.to.service_account.as_ref().or(grant.to.bridge.as_ref());
+        grant.to.namespace.clone().or_else(|| named.map(|named| named.namespace_or(own).to_owned()))
+    };
+    let whole_namespace = one.to.namespace.is_some() || other.to.namespace.is_some();
+    let name = |grant: &Grant| {
+        let named = |reference: &eventmesh_crds::common::NamespacedRef| reference.name.clone();
+        (grant.to.service_account.as_ref().map(named), grant.to.bridge.as_ref().map(named), grant.to.client.clone())
+    };
+    namespace(one) == namespace(other) && (whole_namespace || name(one) == name(other))
 }
 
 /// The first grant before this one by which another party answers some of the same requests. Requests have one answer, so of
@@ -219,6 +261,44 @@ mod tests {
         assert_eq!(text(&answers("b")), ["accounts.y.us"], "the first keeps what both are granted");
         let refusal = second_repliers(&topic).expect("a refusal");
         assert!(refusal.contains("grants[3]") && refusal.contains("serviceaccount/bank/b"), "{refusal}");
+    }
+
+    #[rstest]
+    #[case(json!({"client": "c"}), json!({"client": "c"}), true)]
+    #[case(json!({"client": "c"}), json!({"client": "d"}), false)]
+    #[case(json!({"serviceAccount": {"name": "c"}}), json!({"client": "c"}), false)]
+    #[case(json!({"serviceAccount": {"name": "c"}}), json!({"bridge": {"name": "c"}}), false)]
+    #[case(json!({"serviceAccount": {"name": "c"}}), json!({"serviceAccount": {"name": "c", "namespace": "bank"}}), true)]
+    #[case(json!({"serviceAccount": {"name": "c"}}), json!({"serviceAccount": {"name": "c", "namespace": "shop"}}), false)]
+    #[case(json!({"serviceAccount": {"name": "c", "namespace": "shop"}}), json!({"namespace": "shop"}), true)]
+    #[case(json!({"namespace": "shop"}), json!({"bridge": {"name": "c", "namespace": "shop"}}), true)]
+    #[case(json!({"namespace": "shop"}), json!({"namespace": "bank"}), false)]
+    fn subjects_of_one_party_that_overlap_in_part_are_refused(
+        #[case] one: Value,
+        #[case] other: Value,
+        #[case] refused: bool,
+    ) {
+        let grant = |to: &Value, subject: &str| json!({"to": to, "allow": ["Publish"], "subjects": [subject]});
+        let crossing = topic(&json!([grant(&one, "accounts.*.eu"), grant(&other, "accounts.open.*")]));
+        assert_eq!(crossing_publishers(&crossing).is_some(), refused);
+        let containing = topic(&json!([grant(&one, "accounts.*.eu"), grant(&other, "accounts.open.eu")]));
+        assert_eq!(crossing_publishers(&containing), None, "what contains the other is no more than both");
+        let reading = topic(&json!([
+            {"to": one, "allow": ["Subscribe"], "subjects": ["accounts.*.eu"]}, grant(&other, "accounts.open.*"),
+        ]));
+        assert_eq!(crossing_publishers(&reading), None, "only what is published can go where it should not");
+    }
+
+    #[test]
+    fn of_subjects_that_overlap_in_part_the_first_is_granted() {
+        let topic = topic(&json!([
+            {"to": {"client": "c"}, "allow": ["Publish", "Subscribe"], "subjects": ["accounts.*.eu", "accounts.open.*"]},
+        ]));
+        let party = Party::Client { name: "c".into() };
+        assert_eq!(text(&granted(&topic, &party, Right::Publish)), ["accounts.*.eu"]);
+        assert_eq!(text(&granted(&topic, &party, Right::Subscribe)), ["accounts.*.eu", "accounts.open.*"]);
+        let refusal = crossing_publishers(&topic).expect("a refusal");
+        assert!(refusal.contains("grants[0]") && refusal.contains("`accounts.open.*`"), "{refusal}");
     }
 
     #[test]

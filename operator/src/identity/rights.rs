@@ -89,14 +89,6 @@ impl Rights {
         disjoint(&self.publish)
     }
 
-    /// Whether it could be let answer requests. Whoever may, can have itself asked to publish anywhere that its account
-    /// reaches; so its imports must be as narrow as its rights.
-    #[must_use]
-    pub fn may_answer(&self) -> bool {
-        let exact = |subjects: &BTreeMap<Pattern, Pattern>| disjoint(subjects).iter().eq(subjects.keys());
-        exact(&self.publish) && exact(&self.live.publish)
-    }
-
     /// What its library may publish and subscribe to. The imports alone would do; this makes the broker say what was
     /// refused, where an event would otherwise go nowhere in silence.
     fn permissions(&self) -> (Permission, Permission) {

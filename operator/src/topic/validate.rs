@@ -97,6 +97,9 @@ fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Resu
     if let Some(message) = grants::second_repliers(topic) {
         return Err((Reason::ReplyTaken, message));
     }
+    if let Some(message) = grants::crossing_publishers(topic) {
+        return Err((Reason::GrantsOverlap, message));
+    }
     build(topic, &subjects, replicas).map_err(|message| (Reason::InvalidSpec, message))
 }
 

@@ -154,7 +154,7 @@ impl Places {
 
     fn open(&self, former: &str) -> String {
         let grants = "  - {to: {serviceAccount: {name: publisher}}, allow: [Publish], subjects: [open.app.>]}\n  \
-             - {to: {serviceAccount: {name: narrow}}, allow: [Publish], subjects: ['open.*.eu', 'open.eu.*']}\n  \
+             - {to: {serviceAccount: {name: narrow}}, allow: [Publish], subjects: ['open.*.eu', 'open.narrow']}\n  \
              - {to: {client: press-42}, allow: [Publish], subjects: [open.press.>]}\n  \
              - {to: {client: press-42}, allow: [Subscribe], subjects: [open.news.>]}";
         object("Topic", "open", &format!("{}\n  grants:\n{grants}\n{former}", self.mesh_ref()))
@@ -206,7 +206,7 @@ impl Places {
             Attacker {
                 publishes: Some("open.x.eu".into()),
                 reads: consumer("narrows"),
-                ..plain("publisher and reader, overlapping grants", account("narrow").await?)
+                ..plain("publisher and reader", account("narrow").await?)
             },
             Attacker {
                 publishes: Some("open.bridge.x".into()),

@@ -107,6 +107,31 @@ fn a_reply_subject_leads_nowhere() -> Result<()> {
 }
 
 #[test]
+fn a_reply_subject_leads_no_further_in_a_topic_than_the_grants() -> Result<()> {
+    shared("id-within", async |test| {
+        test.account("api").await?;
+        let subjects = |list: &str| grant("serviceAccount: {name: api}", "Publish", &format!(", subjects: [{list}]"));
+        let crossing = subjects("'id-within.*.eu', 'id-within.open.*'");
+        test.ns.apply(&Test::topic("id-within", &crossing)).await?;
+        let refused = test.ns.condition::<Topic>("id-within", "Accepted", "False", "GrantsOverlap").await?;
+        ensure!(refused.message.contains("`id-within.open.*`"), "{}", refused.message);
+        test.ns.apply(&Test::topic("id-within", &subjects("'id-within.*.eu', 'id-within.open'"))).await?;
+        test.ns.ready::<Topic>("id-within").await?;
+        let app = test.connect(&test.login("api").await?).await?;
+        until_publishes(&app, "id-within.x.eu").await?;
+        until_publishes(&app, "id-within.open").await?;
+        app.client.publish_with_reply("id-within.open", "id-within.forged", "{}".into()).await?;
+        app.client.publish_with_reply("id-within.open", "id-within.open.forged", "{}".into()).await?;
+        until_publishes(&app, "id-within.y.eu").await?;
+        let info = format!("STREAM.INFO.{}", test.stream_name("id-within"));
+        let stored = test.broker.api(&info, &json!({"subjects_filter": ">"})).await?.context("the stream")?;
+        let stored: Vec<_> = stored["state"]["subjects"].as_object().context("subjects")?.keys().cloned().collect();
+        assert_eq!(stored, ["id-within.open", "id-within.x.eu", "id-within.y.eu"]);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_subscriber_reads_its_own_consumer_and_no_other() -> Result<()> {
     shared("id-read", async |test| {
         for account in ["one", "two"] {
