@@ -250,7 +250,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cache::Writers;
+    use crate::{cache::Writers, identity::rights::PartyLimits};
 
     fn object<K: DeserializeOwned>(kind: &str, (namespace, name): (&str, &str), spec: &Value) -> K {
         let metadata =
@@ -360,15 +360,19 @@ mod tests {
     }
 
     #[test]
-    fn who_could_be_asked_to_publish_beyond_its_rights_answers_nothing() {
+    fn what_a_party_may_publish_is_imported_exactly_however_its_grants_overlap() {
         let to = json!({"serviceAccount": {"name": "api"}});
-        // Of these two the Topic's whole subject is imported.
         let grants = json!([{"to": to, "allow": ["Publish"], "subjects": ["live.*.eu", "live.open.*"]},
             {"to": to, "allow": ["Reply"], "subjects": ["live.ask"]}]);
         let (cache, _writers, mesh, key) = live_world(&grants);
         let parties = run(&cache, &key, &mesh);
         let live = &parties.rights[&party("shop", "api")].live;
-        assert!(live.reply.is_empty() && live.publish.len() == 2);
+        let limits = PartyLimits { max_payload: 100, max_connections: 5 };
+        let account = parties.rights[&party("shop", "api")].account("AMESH", Some("ALIVE"), &["K"], "r", limits);
+        assert_eq!(live.reply.len(), 1);
+        let imported: Vec<_> = account.imports.iter().filter(|import| import.account == "ALIVE").collect();
+        assert_eq!(imported.len(), 1, "whoever answers can publish to all that is imported: {imported:?}");
+        assert_eq!(imported[0].subject, "$EM.to.live.*.eu");
     }
 
     #[test]
