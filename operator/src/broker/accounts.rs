@@ -15,7 +15,7 @@ const BATCH: usize = 128;
 /// How long a broker may take for one batch. One that is away learns of it when it is back.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the others are waited for once each token has been taken by one broker.
-const STRAGGLERS: Duration = Duration::from_millis(500);
+const STRAGGLERS: Duration = Duration::from_secs(2);
 
 /// An account and its claims.
 #[derive(Clone)]

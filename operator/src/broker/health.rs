@@ -13,6 +13,8 @@ use crate::{mesh::certificates::files::REVISION, status_values::whole_seconds};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long answers are awaited: the number of brokers that live is not known beforehand.
 const WINDOW: Duration = Duration::from_millis(750);
+/// The same while one is missing that answered before: it may only be slow.
+const LATE: Duration = Duration::from_secs(3);
 
 /// What the brokers said last, by broker name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,7 +82,8 @@ pub(super) async fn run(broker: Arc<MeshBroker>) {
 
 /// Asks now; true when something is not as it was.
 pub(super) async fn ask_and_note(broker: &MeshBroker) -> Result<bool, async_nats::Error> {
-    let health = ask(broker).await?;
+    let before = broker.running_brokers();
+    let health = ask(broker, |said| before.keys().all(|name| said.contains_key(name))).await?;
     let mut known = broker.health.lock().unwrap_or_else(PoisonError::into_inner);
     let changed = *known != health;
     let restarted = started(&known) != started(&health);
@@ -96,12 +99,18 @@ fn started(health: &Health) -> BTreeMap<&str, &str> {
     health.brokers.iter().map(|(name, broker)| (name.as_str(), broker.started_at.as_str())).collect()
 }
 
-async fn ask(broker: &MeshBroker) -> Result<Health, async_nats::Error> {
+/// `all`: whether those who have answered are all that are known.
+async fn ask(
+    broker: &MeshBroker,
+    all: impl Fn(&BTreeMap<String, BrokerHealth>) -> bool,
+) -> Result<Health, async_nats::Error> {
     let inbox = broker.system.new_inbox();
     let mut answers = broker.system.subscribe(inbox.clone()).await?;
     broker.system.publish_with_reply("$SYS.REQ.SERVER.PING.VARZ", inbox, bytes::Bytes::new()).await?;
     let mut health = Health::default();
-    while let Ok(Some(message)) = timeout(WINDOW, answers.next()).await {
+    loop {
+        let window = if all(&health.brokers) { WINDOW } else { LATE };
+        let Ok(Some(message)) = timeout(window, answers.next()).await else { break };
         if let Ok(Answer { data: Some(mut varz) }) = serde_json::from_slice(&message.payload) {
             let meta_leader = varz.jetstream.and_then(|js| js.meta).and_then(|meta| meta.leader);
             let said = BrokerHealth {

@@ -149,6 +149,10 @@ impl Keeper {
         for note in &plan.notes {
             info!("{note}");
         }
+        if found.secret.is_none() {
+            // Another replica may make it in this moment, so that nothing may come before it that trusts this one.
+            self.secrets().create(&PostParams::default(), &secret(None, &plan)).await?;
+        }
         // First what is trusted, then what is shown.
         match &found.configuration {
             Some(configuration) if bundle(configuration).as_deref() != Some(&plan.bundle()) => {
@@ -162,13 +166,12 @@ impl Keeper {
         }
         self.missed = found.configuration.is_none();
         match found.secret {
-            None => drop(self.secrets().create(&PostParams::default(), &secret(None, &plan)).await?),
             Some(before) if before.data.as_ref() != Some(&plan.entries()) => {
                 let version = before.metadata.clone();
                 // Only over what was read: an authority that another replica has made would be lost.
                 self.secrets().replace(SECRET, &PostParams::default(), &secret(Some(version), &plan)).await?;
             }
-            Some(_) => {}
+            _ => {}
         }
         self.remembered = Some(plan.authorities);
         Ok(plan.look_again)
