@@ -14,7 +14,7 @@ use std::{
 use async_nats::Client;
 use eventmesh_crds::{EventMesh, tls::TlsIssuer};
 use eventmesh_operator::{
-    broker::{Brokers, ConnectSpec, MeshBroker, MeshKey},
+    broker::{Brokers, ConnectSpec, MeshBroker, MeshKey, health::Health},
     identity::MeshKeys,
     mesh::{
         build::{config_file, listeners::Listener},
@@ -35,7 +35,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_mins(2);
 const POLICY: Policy =
     Policy { leaf: Duration::from_hours(1), authority: Duration::from_hours(100), overlap: Duration::from_mins(1) };
 
@@ -238,6 +238,7 @@ impl World {
             async move { keys.sign_in(&nonce, Timestamp::now().as_second()) }
         });
         let options = options.require_tls(true).tls_client_config(trusting(trust).unwrap());
+        let options = options.connection_timeout(Duration::from_secs(20));
         options.connect(self.url(ordinal)).await.map_err(|error| format!("{error:?}"))
     }
 
@@ -247,14 +248,20 @@ impl World {
         let known = brokers.get(&key()).is_some_and(|before| before.is_ready());
         let broker = brokers.ensure(&key(), spec).await.unwrap();
         assert!(broker.is_ready() || !known, "what was known is forgotten");
+        self.health(&broker).await;
+        broker
+    }
+
+    /// What the brokers say when all of them answer: a slow one misses a round.
+    async fn health(&self, operator: &MeshBroker) -> Health {
         eventually("answers of all brokers", LIMIT, async || {
-            broker.ask_health().await.map_err(|error| error.to_string())?;
-            let found = broker.health.lock().unwrap_or_else(PoisonError::into_inner).brokers.len();
-            if found == self.brokers.len() { Ok(Some(())) } else { Err(format!("{found} answer")) }
+            operator.ask_health().await.map_err(|error| error.to_string())?;
+            let health = operator.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let found = health.brokers.len();
+            if found == self.brokers.len() { Ok(Some(health)) } else { Err(format!("{found} answer")) }
         })
         .await
-        .unwrap();
-        broker
+        .unwrap()
     }
 
     /// What a broker's monitoring says; it speaks TLS too.
@@ -298,9 +305,11 @@ impl World {
         })
         .await
         .unwrap_or_else(|error| panic!("{error:#}\n{}", self.log(ordinal)));
-        operator.ask_health().await.unwrap();
-        let health = operator.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        assert_eq!(health.brokers[name].certificates, Some(revision), "{name} tells what it has loaded");
+        assert_eq!(
+            self.health(operator).await.brokers[name].certificates,
+            Some(revision),
+            "{name} tells what it has loaded"
+        );
     }
 
     /// Every way in of a broker, and how it begins.
@@ -321,7 +330,7 @@ fn https(port: u16, trust: &str, path: &str) -> Result<Value, String> {
     use std::io::{Read, Write};
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| told(&e))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| told(&e))?;
+    socket.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| told(&e))?;
     let name = rustls::pki_types::ServerName::try_from("127.0.0.1").map_err(|e| told(&e))?;
     let config = Arc::new(trusting(trust).map_err(|e| told(&e))?);
     let mut tls = rustls::ClientConnection::new(config, name).map_err(|e| told(&e))?;
@@ -529,8 +538,6 @@ async fn a_broken_file_is_not_taken_up_and_the_good_one_goes_on() {
     let broken = Pair { key: "nonsense".to_owned(), ..world.files().route };
     world.sync_with(0, &Files { serving: Some(broken), ..world.files() });
     operator.reload("retail-broker-0").await.expect_err("the broker refuses it");
-    operator.ask_health().await.unwrap();
-    let health = operator.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    assert_eq!(health.brokers["retail-broker-0"].certificates, Some(before));
+    assert_eq!(world.health(&operator).await.brokers["retail-broker-0"].certificates, Some(before));
     world.client(0, &world.trust()).await.unwrap();
 }

@@ -25,6 +25,9 @@ pub const OPERATOR: Identity =
 /// May do everything.
 pub const ADMIN: Identity = Identity { user: "admin", group: "system:masters" };
 
+/// How long a program may take to start, four of each at once on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(3);
+
 /// Who somebody is for the API server.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
@@ -47,11 +50,17 @@ impl ApiServer {
     pub async fn start(folder: &Path) -> Result<Self> {
         let authority = Authority::new(folder)?;
         let (etcd_port, etcd) = start_etcd(folder)?;
+        // kube-apiserver gives up when etcd is not there soon.
+        wait::eventually("etcd", PATIENCE, async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", etcd_port)).await.map(Some).map_err(|error| error.to_string())
+        })
+        .await
+        .with_context(|| etcd.log_tail(20))?;
         let port = free_port()?;
         let server = start_apiserver(folder, &authority, port, etcd_port)?;
         let this = Self { authority, port, folder: folder.to_owned(), server, _etcd: etcd };
         let client = this.client(ADMIN).await?;
-        let ready = wait::eventually("readiness of kube-apiserver", Duration::from_mins(1), async || {
+        let ready = wait::eventually("readiness of kube-apiserver", PATIENCE, async || {
             if let Some(status) = this.server.exited() {
                 return Ok(Some(Err(anyhow!("it has ended with {status}"))));
             }

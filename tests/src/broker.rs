@@ -16,6 +16,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{identity::Login, tls};
 
+/// How long what must come may take on a machine that stands still for a while.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Answers of the broker that mean "there is none".
 const NOT_FOUND: [u64; 2] = [10059, 10014];
 
@@ -35,6 +38,7 @@ impl Broker {
         let client = options
             .name("tests")
             .max_reconnects(None)
+            .connection_timeout(Duration::from_secs(10))
             .connect(server)
             .await
             .with_context(|| format!("cannot connect to {server}"))?;
@@ -96,7 +100,10 @@ impl Broker {
 
     /// Publishes once; the error is the broker's own.
     pub async fn publish(&self, subject: &str, payload: impl Into<Bytes>) -> Result<u64> {
-        let ack = self.jetstream.publish(subject.to_owned(), payload.into()).await?.await?;
+        // Who publishes until it works tries again sooner.
+        let mut jetstream = self.jetstream.clone();
+        jetstream.set_timeout(PATIENCE);
+        let ack = jetstream.publish(subject.to_owned(), payload.into()).await?.await?;
         Ok(ack.sequence)
     }
 
@@ -106,8 +113,8 @@ impl Broker {
         let mut answers = self.client.subscribe(inbox.clone()).await?;
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         self.client.publish_with_reply(next, inbox, "1".into()).await?;
-        let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await;
-        answer.context("no event in 10 s")?.context("the subscription has ended")
+        let answer = tokio::time::timeout(PATIENCE, answers.next()).await;
+        answer.with_context(|| format!("no event in {} s", PATIENCE.as_secs()))?.context("the subscription has ended")
     }
 
     /// A consumer whose program takes events and never acknowledges one, until it is dropped.

@@ -28,8 +28,9 @@ use crate::{
 pub const MESH_NAMESPACE: &str = "platform";
 pub const MESH: &str = "retail";
 
-/// How long one step may take. The longest is that the operator gives a broker up that does not answer.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long one step may take on a slow machine. The longest is that the operator gives a broker up that does not answer:
+/// half a minute where nothing else runs.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub const MESH_YAML: &str = "
 apiVersion: v1
@@ -123,7 +124,7 @@ impl Stack {
         let file = self.folder.join("nats.conf");
         std::fs::write(&file, config)?;
         let process = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file).spawn()?;
-        let ready = wait::eventually("broker", Duration::from_secs(10), async || {
+        let ready = wait::eventually("broker", PATIENCE, async || {
             tokio::net::TcpStream::connect(("127.0.0.1", self.broker_port)).await.map(Some).map_err(|e| e.to_string())
         });
         ready.await.with_context(|| process.log_tail(20))?;
@@ -249,10 +250,11 @@ impl Operator {
     }
 }
 
-/// There is no network of Services: the API server calls the webhook at the loopback.
+/// There is no network of Services: the API server calls the webhook at the loopback. It waits for an answer as long as it can:
+/// on a machine that stands still for a while a pod would go without its sidecar.
 async fn call_webhook_at(api: &ApiServer, port: u16) -> Result<()> {
     let client = json!({"service": null, "url": format!("https://127.0.0.1:{port}/inject")});
-    let name = |name: &str| json!({"name": format!("{name}.inject.eventmesh.dev"), "clientConfig": client});
+    let name = |name: &str| json!({"name": format!("{name}.inject.eventmesh.dev"), "clientConfig": client, "timeoutSeconds": 30});
     let patch = json!({"webhooks": [name("pod"), name("namespace")]});
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(api.client(ADMIN).await?);
     configurations.patch("eventmesh-operator-webhook", &PatchParams::default(), &Patch::Strategic(patch)).await?;
@@ -281,7 +283,7 @@ async fn start_operator(
         .env("RUST_LOG", std::env::var("OPERATOR_LOG").unwrap_or_else(|_| "info".to_owned()))
         .spawn()?;
     let operator = Operator { process, admin_port, webhook_port };
-    let ready = wait::eventually("readiness of the operator", Duration::from_secs(20), async || {
+    let ready = wait::eventually("readiness of the operator", PATIENCE, async || {
         if let Some(status) = operator.process.exited() {
             return Ok(Some(Err(anyhow!("it has ended with {status}"))));
         }

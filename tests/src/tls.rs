@@ -14,6 +14,9 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// How long a server may be silent on a machine that stands still for a while.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// How a server begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
@@ -44,8 +47,8 @@ pub async fn served(address: SocketAddr, name: &str, begin: Begin, authorities: 
 }
 
 fn shake_hands(address: SocketAddr, name: &str, begin: Begin, authorities: &str) -> Result<String> {
-    let mut socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     if begin == Begin::Nats {
         // One byte at a time: what follows the line belongs to the handshake.
         let mut line = String::new();

@@ -27,6 +27,8 @@ fn deploy_and_examples_are_accepted_by_the_api_server() -> Result<()> {
         let api = ApiServer::start(&paths::scratch("manifests")?).await?;
         let deploy = paths::repository().join("deploy").display().to_string();
         api.kubectl(&["apply", "-k", &deploy]).await?;
+        // Kinds are known a moment after they are defined.
+        api.kubectl(&["wait", "--for", "condition=Established", "crd", "--all", "--timeout", "120s"]).await?;
 
         for example in fs::read_dir(paths::repository().join("examples"))? {
             let example = example?.path();

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::{Test, assert_fields, object, shared};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_mins(1);
 
 const MQTT: &str = "  endpoint: {mqtt: {url: 'mqtt://site.example:1883'}}\n";
 
@@ -283,6 +283,7 @@ fn a_listener_has_a_service_for_as_long_as_it_listens() -> Result<()> {
 #[test]
 fn a_bridge_of_one_active_pod_has_a_lease_of_its_own() -> Result<()> {
     shared("br-lease", async |test| {
+        const SHORT: Duration = Duration::from_secs(2);
         test.topic_ready("br-lease").await?;
         let spec = |replicas: u8, ordering: &str| {
             bridge(
@@ -302,19 +303,19 @@ fn a_bridge_of_one_active_pod_has_a_lease_of_its_own() -> Result<()> {
         assert_fields(&stream["config"], &wanted);
 
         let as_bridge = test.as_bridge(&config).await?;
-        let answered = async |subject: String| {
-            let request = async_nats::Request::new().payload("{}".into()).timeout(Some(Duration::from_secs(2)));
+        let answered = async |subject: String, limit: Duration| {
+            let request = async_nats::Request::new().payload("{}".into()).timeout(Some(limit));
             as_bridge.client.send_request(subject, request).await.is_ok()
         };
         // The brokers may still be learning what the account may do.
         eventually("its own lease", SOON, async || {
-            Ok(answered(names::lease_subject(&test.ns.name, "b")).await.then_some(()))
+            Ok(answered(names::lease_subject(&test.ns.name, "b"), SHORT).await.then_some(()))
         })
         .await?;
-        assert!(answered(names::lease_read_subject(&test.ns.name, "b")).await);
+        assert!(answered(names::lease_read_subject(&test.ns.name, "b"), SOON).await);
         for (namespace, name) in [(test.ns.name.as_str(), "other"), ("platform", "b")] {
-            assert!(!answered(names::lease_subject(namespace, name)).await, "the lease of {namespace}/{name}");
-            assert!(!answered(names::lease_read_subject(namespace, name)).await, "the lease of {namespace}/{name}");
+            assert!(!answered(names::lease_subject(namespace, name), SHORT).await, "the lease of {namespace}/{name}");
+            assert!(!answered(names::lease_read_subject(namespace, name), SHORT).await, "the lease of {namespace}/{name}");
         }
 
         test.broker.delete_stream(names::LEASE_STREAM).await?;

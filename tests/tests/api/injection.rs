@@ -1,7 +1,7 @@
 //! The webhook, called by a real API server: who gets a sidecar, what the others are told, and what becomes of pods when the
 //! webhook or its certificate does not hold.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use eventmesh_tests::{
@@ -291,7 +291,7 @@ fn a_replica_that_does_not_lead_answers() -> Result<()> {
 /// Creates pods until one has a sidecar: API servers hear of a new `caBundle` by a watch of theirs.
 async fn until_injected(ns: &Namespace, name: &str) -> Result<()> {
     let mut count = 0;
-    eventually(&format!("an injected pod ({name})"), Duration::from_secs(20), async || {
+    eventually(&format!("an injected pod ({name})"), ns.kube.patience, async || {
         count += 1;
         let pod = pod(&format!("{name}-{count}"), "own", &json!({}), &json!({}));
         let pod = create(ns, &pod).await.map_err(|error| error.to_string())?;

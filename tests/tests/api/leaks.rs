@@ -137,7 +137,7 @@ fn keys_tokens_and_passwords_are_in_secrets_and_nowhere_else() -> Result<()> {
         ns.patch::<Secret>("m-identities", json!({"stringData": {"identities.json": format!("{record} and more")}}))
             .await?;
         ns.patch::<Secret>("m-ca", json!({"stringData": {"ca.key": "-----BEGIN PRIVATE KEY-----\nrubbish"}})).await?;
-        eventually("the keys and the record again", Duration::from_secs(40), async || {
+        eventually("the keys and the record again", Duration::from_mins(2), async || {
             let told = |error: anyhow::Error| format!("{error:#}");
             let (now, again) =
                 (ns.secret("m-keys", "mesh.seed").await, ns.secret("m-identities", "identities.json").await);

@@ -300,5 +300,6 @@ fn the_operator_serves_health_and_metrics_and_ends_on_sigterm() -> Result<()> {
 }
 
 impl Test<'_> {
-    const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
+    /// More than the operator gives what it is in the middle of.
+    const DRAIN: std::time::Duration = std::time::Duration::from_mins(1);
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{Test, assert_fields, object, shared};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_mins(1);
 
 fn subscription(name: &str, topic: &str, more: &str) -> String {
     object("Subscription", name, &format!("  topic: {{name: {topic}}}\n{more}"))

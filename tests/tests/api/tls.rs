@@ -141,7 +141,7 @@ impl Running<'_> {
     /// Does the kubelet's part until the broker shows the certificate that the status tells of.
     async fn taken_up(&self) -> Result<String> {
         let address = self.address()?;
-        eventually("the certificate of the status", Duration::from_mins(1), async || {
+        eventually("the certificate of the status", Duration::from_mins(2), async || {
             let told = |error: anyhow::Error| format!("{error:#}");
             self.stack.sync_certificates(self.ns, "m").await.map_err(told)?;
             let mesh = self.ns.get::<EventMesh>("m").await.map_err(told)?;
@@ -182,7 +182,7 @@ async fn running(stack: &mut Stack, ns: &Namespace, tls: &str) -> Result<()> {
 #[test]
 fn a_renewal_in_time_moves_no_condition_and_ends_no_connection() -> Result<()> {
     alone("tls-renewal", async |stack, ns| {
-        running(stack, ns, "{certificateLifetime: 1m}").await?;
+        running(stack, ns, "{certificateLifetime: 2m}").await?;
         let running = Running { stack, ns };
         let before = running.taken_up().await?;
         let client = running.stack.broker(ns, "m").await?;
@@ -192,8 +192,8 @@ fn a_renewal_in_time_moves_no_condition_and_ends_no_connection() -> Result<()> {
         };
         let topic = ns.get::<Topic>("t").await?.status.context("a status")?.conditions;
         let mesh = ns.get::<EventMesh>("m").await?.status.context("a status")?.conditions;
-        // Two thirds of a minute.
-        let after = eventually("a renewal", Duration::from_secs(90), async || {
+        // Two thirds of its life.
+        let after = eventually("a renewal", Duration::from_mins(4), async || {
             let now = ns.get::<EventMesh>("m").await.map_err(|error| format!("{error:#}"))?;
             let serial = now.status.and_then(|status| status.certificates).and_then(|status| status.serial);
             Ok(serial.filter(|serial| *serial != before))
@@ -214,7 +214,8 @@ fn a_renewal_in_time_moves_no_condition_and_ends_no_connection() -> Result<()> {
 #[test]
 fn a_rollover_on_request_goes_through_its_phases_and_keeps_the_operator_connected() -> Result<()> {
     alone("tls-rollover", async |stack, ns| {
-        running(stack, ns, "{caOverlap: 3s}").await?;
+        // Long enough to see each phase while it lasts.
+        running(stack, ns, "{caOverlap: 20s}").await?;
         let running = Running { stack, ns };
         running.taken_up().await?;
         let old = ns.secret("m-broker-tls", "ca.crt").await?;
@@ -387,7 +388,7 @@ fn cert_manager_is_asked_and_what_it_makes_is_served() -> Result<()> {
         let kind = certificate_kind();
         let api = kube::Api::<DynamicObject>::namespaced_with(stack.kube.client.clone(), &ns.name, &kind);
         // No watch tells the operator that the kind is known now: it looks again by itself.
-        let asked: Value = eventually("a Certificate", Duration::from_mins(1), async || {
+        let asked: Value = eventually("a Certificate", Duration::from_mins(3), async || {
             api.get_opt("m-broker").await.map(|c| c.map(|c| c.data)).map_err(|error| error.to_string())
         })
         .await?;
@@ -407,7 +408,7 @@ fn cert_manager_is_asked_and_what_it_makes_is_served() -> Result<()> {
         let made = async || serial_of(&ns.secret("m-cert-manager-tls", "tls.crt").await?);
         // It may issue twice in its first second; the last one counts.
         let shows_what_was_made = async || {
-            eventually("what cert-manager has made last", Duration::from_secs(90), async || {
+            eventually("what cert-manager has made last", Duration::from_mins(4), async || {
                 let shown = running.taken_up().await.map_err(|error| format!("{error:#}"))?;
                 let made = made().await.map_err(|error| format!("{error:#}"))?;
                 if shown == made { Ok(Some(made)) } else { Err(format!("{shown}, not {made}")) }
@@ -418,7 +419,7 @@ fn cert_manager_is_asked_and_what_it_makes_is_served() -> Result<()> {
 
         // Another name is another certificate, which the running broker takes up.
         ns.apply(&mesh("y.example")).await?;
-        let second = eventually("another certificate", Duration::from_mins(1), async || {
+        let second = eventually("another certificate", Duration::from_mins(3), async || {
             let serial = made().await.map_err(|error| format!("{error:#}"))?;
             Ok((serial != first).then_some(serial))
         });
@@ -429,7 +430,7 @@ fn cert_manager_is_asked_and_what_it_makes_is_served() -> Result<()> {
         // Asked no more, and the request is taken back.
         ns.apply(&object("EventMesh", "m", "  brokers: {replicas: 1}")).await?;
         running
-            .syncing(eventually("the end of the Certificate", Duration::from_secs(40), async || {
+            .syncing(eventually("the end of the Certificate", ns.kube.patience, async || {
                 let found = api.get_opt("m-broker").await.map_err(|error| error.to_string())?;
                 Ok(found.is_none().then_some(()))
             }))

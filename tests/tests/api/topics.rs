@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{Test, assert_fields, shared};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_mins(1);
 
 #[test]
 fn every_field_is_visible_in_the_broker() -> Result<()> {
