@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{
-    Act, Marks, Probe, SILENCE,
+    Act, Marks, Probe, SOON,
     ears::Ears,
     read_answer,
     requests::{self, Target},
@@ -90,8 +90,7 @@ impl Controls<'_> {
     async fn must_answer(&mut self, session: &mut Session, probe: &Probe) -> Result<()> {
         let Act::Request(publish) = &probe.act else { bail!("{} asks nothing", probe.what) };
         session.publish(&Publish { reply: Some("_INBOX.control".into()), ..publish.clone() }).await?;
-        let heard =
-            session.hear(Duration::from_secs(5), |one| matches!(one, Heard::Message(_) | Heard::Error(_))).await;
+        let heard = session.hear(SOON, |one| matches!(one, Heard::Message(_) | Heard::Error(_))).await;
         match heard.into_iter().next_back() {
             Some(Heard::Message(message)) => {
                 let (text, good) = read_answer(&message);
@@ -109,7 +108,7 @@ impl Controls<'_> {
         let pull =
             Publish { subject: next, reply: Some("_INBOX.control".into()), body: b"1".to_vec(), ..Publish::default() };
         session.publish(&pull).await?;
-        session.hear(SILENCE, |one| matches!(one, Heard::Message(_))).await;
+        session.hear(SOON, |one| matches!(one, Heard::Message(_))).await;
         let pending = async || {
             let info = self.world.broker.consumer(STREAM, CONSUMER).await.map_err(|error| format!("{error:#}"))?;
             Ok::<_, String>(info.unwrap_or_default()["num_ack_pending"].as_u64().unwrap_or(9))
@@ -117,10 +116,7 @@ impl Controls<'_> {
         ensure!(pending().await == Ok(1), "no event was taken");
         let subject = format!("$JS.ACK.{STREAM}.{CONSUMER}.1.1.1.{}.0", self.marks.fresh());
         session.publish(&Publish { subject, body: b"+ACK".to_vec(), ..Publish::default() }).await?;
-        eventually("an acknowledgement by hand", Duration::from_secs(5), async || {
-            Ok((pending().await? == 0).then_some(()))
-        })
-        .await?;
+        eventually("an acknowledgement by hand", SOON, async || Ok((pending().await? == 0).then_some(()))).await?;
         self.worked += 1;
         Ok(())
     }
@@ -164,10 +160,7 @@ impl Controls<'_> {
 
     async fn must_be_heard(&mut self, sent: &[(String, String)]) -> Result<()> {
         for (what, mark) in sent {
-            eventually(&format!("ear that hears a {what}"), Duration::from_secs(5), async || {
-                Ok(self.ears.heard(mark).map(drop))
-            })
-            .await?;
+            eventually(&format!("ear that hears a {what}"), SOON, async || Ok(self.ears.heard(mark).map(drop))).await?;
             self.worked += 1;
         }
         Ok(())

@@ -15,8 +15,8 @@ use tokio_rustls::TlsConnector;
 use super::wire::{Trust, careless};
 use crate::{tls, wait};
 
-const PATIENCE: Duration = Duration::from_secs(8);
-const SURELY: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(20);
+const SURELY: Duration = Duration::from_mins(1);
 
 /// How a device connects.
 #[derive(Debug, Clone, Default)]

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    Attempt,
+    Attempt, SOON,
     devices::{Device, Hello},
     wire::{Door, Heard, Proof, Publish, Session, Speech, Trust, basic, knock},
     world::{Attacker, MAX_CONNECTIONS, MESH, World},
@@ -26,7 +26,7 @@ const SPEECHES: [(Speech, &str); 3] =
 const MAX_SUBSCRIPTIONS: usize = 10_000;
 /// The most that one event may hold.
 const MAX_PAYLOAD: usize = 1 << 20;
-/// How long a leaf node may take to bind.
+/// How long a leaf node that is not let in is given to bind.
 const BINDING: Duration = Duration::from_secs(6);
 
 fn attempt(group: &str, what: impl Into<String>, outcome: Result<String>) -> Attempt {
@@ -192,8 +192,8 @@ fn told(answer: String) -> Result<String> {
     Ok(answer)
 }
 
-/// Whether a NATS server with these credentials gets its leaf node connection.
-async fn binds(world: &World, login: &Login) -> Result<bool> {
+/// Whether a NATS server with these credentials gets its leaf node connection in time.
+async fn binds(world: &World, login: &Login, limit: Duration) -> Result<bool> {
     let address = world.addresses.leaf.as_ref().context("a port for leaf nodes")?;
     let folder = paths::scratch("leaf")?;
     let (port, monitor) = (free_port()?, free_port()?);
@@ -221,7 +221,7 @@ async fn binds(world: &World, login: &Login) -> Result<bool> {
     let file = folder.join("nats.conf");
     std::fs::write(&file, config)?;
     let server = Start::new(&paths::tool("nats-server")?, &folder).arg("--config").arg(&file).spawn()?;
-    let bound = eventually("leaf node connection", BINDING, async || {
+    let bound = eventually("leaf node connection", limit, async || {
         if server.exited().is_some() {
             return Err("it has ended".to_owned());
         }
@@ -249,7 +249,7 @@ async fn leaf_nodes(world: &World) -> Result<Vec<Attempt>> {
         return Ok(Vec::new());
     }
     let tries = world.attackers.iter().map(|attacker| async move {
-        let outcome = if binds(world, &attacker.login).await? {
+        let outcome = if binds(world, &attacker.login, BINDING).await? {
             Ok("it is bound".to_owned())
         } else {
             Err(anyhow::anyhow!("it is not bound"))
@@ -308,7 +308,7 @@ pub async fn limits(world: &World) -> Result<Vec<Attempt>> {
 async fn refusal(session: &mut Session, publish: &Publish) -> Result<String> {
     // The broker may hang up in the middle of it.
     let _ = session.publish(publish).await;
-    let heard = session.hear(Duration::from_secs(3), |one| matches!(one, Heard::Error(_))).await;
+    let heard = session.hear(SOON, |one| matches!(one, Heard::Error(_))).await;
     refused(&heard)
 }
 
@@ -328,7 +328,7 @@ pub async fn controls(world: &World) -> Result<usize> {
     let mut worked = 0;
     if world.addresses.leaf.is_some() {
         let operator = Login::operator(&world.places.mesh, MESH).await?;
-        ensure!(binds(world, &operator).await?, "a NATS server with all rights is not bound as a leaf node");
+        ensure!(binds(world, &operator, SOON).await?, "a NATS server with all rights is not bound as a leaf node");
         worked += 1;
     }
     // Where it is, only the mesh's Secrets tell.

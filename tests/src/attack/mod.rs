@@ -36,6 +36,8 @@ use world::World;
 
 /// How long an answer may take before its absence is one.
 const SILENCE: Duration = Duration::from_millis(1500);
+/// How long what must come may take on a machine that stands still for a while.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Something that must not work.
 #[derive(Debug, Clone)]

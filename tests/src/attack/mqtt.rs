@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Attempt, Marks,
+    Attempt, Marks, SOON,
     devices::{Device, Hello, PUBACK, PUBCOMP, PUBREC, Packet, SUBACK},
     ears::Ears,
     wire::Trust,
@@ -150,7 +150,7 @@ async fn subscriptions(world: &World, press: &Press<'_>) -> Result<Vec<Attempt>>
     // Others: one that listens with quality 1, so that the broker hands events to it in its own way.
     let mut other = other_device(world, "press-43").await?;
     other.subscribe("commands/+", 1).await?;
-    other.hear(Duration::from_secs(5), |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
+    other.hear(SOON, |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
     let heard = until_heard(world, "commands.others", &mut other).await?;
     ensure!(heard, "the other client hears nothing itself");
     tokio::time::sleep(SILENCE).await;
@@ -224,7 +224,7 @@ async fn sessions(world: &World, press: &Press<'_>) -> Result<Vec<Attempt>> {
     let secret = world.other_session.clone().context("a client id")?;
     let mut other = other_device(world, &format!("{secret}-session")).await?;
     other.subscribe("commands/+", 1).await?;
-    other.hear(Duration::from_secs(5), |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
+    other.hear(SOON, |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
     let taken =
         Device::enter(press.address, press.trust, &Hello { resume: true, ..press.hello("press-43-session") }).await;
     let cut_off =
@@ -268,7 +268,7 @@ async fn sessions(world: &World, press: &Press<'_>) -> Result<Vec<Attempt>> {
 
 /// Publishes until a device hears it: brokers hear of each other's subscriptions a moment later.
 async fn until_heard(world: &World, subject: &str, device: &mut Device) -> Result<bool> {
-    for _ in 0..10 {
+    for _ in 0..60 {
         world.broker.publish(subject, "for-others-only").await?;
         let heard = device.hear(Duration::from_millis(500), |packet| matches!(packet, Packet::Publish(..))).await;
         if heard.iter().any(|packet| matches!(packet, Packet::Publish(..))) {
@@ -282,12 +282,12 @@ async fn until_heard(world: &World, subject: &str, device: &mut Device) -> Resul
 async fn something_waits(world: &World, id: &str) -> Result<()> {
     let mut away = other_device(world, id).await?;
     away.subscribe("commands/+", 1).await?;
-    away.hear(Duration::from_secs(5), |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
+    away.hear(SOON, |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
     away.die().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut sender = other_device(world, &format!("{id}-sender")).await?;
     sender.publish("commands/away", b"for-press-43-only", 1, false).await?;
-    let taken = sender.hear(Duration::from_secs(5), |packet| matches!(packet, Packet::Answer(PUBACK, _))).await;
+    let taken = sender.hear(SOON, |packet| matches!(packet, Packet::Answer(PUBACK, _))).await;
     ensure!(taken.iter().any(|packet| matches!(packet, Packet::Answer(PUBACK, _))), "nothing was sent");
     Ok(())
 }
@@ -295,7 +295,8 @@ async fn something_waits(world: &World, id: &str) -> Result<()> {
 /// Whether it comes when the client is back.
 async fn it_has_waited(world: &World, id: &str) -> Result<bool> {
     let mut back = other_device(world, id).await?;
-    let heard = back.hear(Duration::from_secs(2), |packet| matches!(packet, Packet::Publish(..))).await;
+    // A broker that had handed it out before it noticed that the client is away does so again after half a minute.
+    let heard = back.hear(2 * SOON, |packet| matches!(packet, Packet::Publish(..))).await;
     Ok(heard.iter().any(|packet| matches!(packet, Packet::Publish(..))))
 }
 
@@ -305,7 +306,7 @@ pub async fn controls(world: &World, ears: &Ears, marks: &mut Marks) -> Result<u
     let mut worked = 0;
     let mut listener = press.enter("control-listener").await?;
     listener.subscribe("open/news/+", 1).await?;
-    let subscribed = listener.hear(Duration::from_secs(5), |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
+    let subscribed = listener.hear(SOON, |packet| matches!(packet, Packet::Answer(SUBACK, _))).await;
     let heard = until_heard(world, "open.news.control", &mut listener).await?;
     ensure!(heard, "a client hears nothing where it may: {}", words(&subscribed));
     worked += 1;
@@ -326,10 +327,7 @@ pub async fn controls(world: &World, ears: &Ears, marks: &mut Marks) -> Result<u
     device.die().await;
     sent.push((mark, None));
     for (mark, _) in &sent {
-        eventually("ear that hears a client's publish", Duration::from_secs(5), async || {
-            Ok(ears.heard(mark).map(drop))
-        })
-        .await?;
+        eventually("ear that hears a client's publish", SOON, async || Ok(ears.heard(mark).map(drop))).await?;
         worked += 1;
     }
     Ok(worked)

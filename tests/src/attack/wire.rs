@@ -26,9 +26,9 @@ use tokio_rustls::TlsConnector;
 use crate::{identity, tls, wait};
 
 /// How long a broker may take to let somebody in or to refuse.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it may take until somebody is let in who may.
-const SURELY: Duration = Duration::from_secs(20);
+const SURELY: Duration = Duration::from_mins(1);
 
 /// What is spoken at a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -496,7 +496,7 @@ pub async fn knock(address: &str, trust: &Trust, say: &[u8]) -> Result<String> {
         io.flush().await?;
         let mut answer = vec![0; 4096];
         let mut all = Vec::new();
-        while let Ok(read) = tokio::time::timeout(Duration::from_millis(1500), io.read(&mut answer)).await {
+        while let Ok(read) = tokio::time::timeout(Duration::from_secs(5), io.read(&mut answer)).await {
             match read {
                 Ok(size) if size > 0 => all.extend(&answer[..size]),
                 Ok(_) => break,

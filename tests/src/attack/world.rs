@@ -191,7 +191,8 @@ impl Places {
         all_ready::<Topic>(&self.attacker, &["open"]).await?;
         all_ready::<Subscription>(&self.victim, &["audit"]).await?;
         all_ready::<Subscription>(&self.attacker, &["readings", "narrows", "outside"]).await?;
-        self.attacker.until::<Bridge, _>("b", "known", |bridge| bridge.status.as_ref().map(drop)).await
+        // All that is made for it must be there before the state is looked at.
+        self.attacker.condition::<Bridge>("b", "Programmed", "True", "Programmed").await.map(drop)
     }
 
     async fn attackers(&self) -> Result<Vec<Attacker>> {
