@@ -24,8 +24,10 @@ use crate::{
     paths, wait,
 };
 
-/// How long one step may take: pods start, images are there already.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// How long one step may take on a slow machine: pods start, images are there already.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// How long a Service may take to lead to pods that are ready.
+const SERVICE: Duration = Duration::from_mins(1);
 
 /// Where the operator runs.
 pub const OPERATOR_NAMESPACE: &str = "eventmesh-system";
@@ -93,7 +95,7 @@ impl Cluster {
     pub async fn broker(&self, namespace: &Namespace, mesh: &str) -> Result<Broker> {
         let address = self.broker_address(namespace, mesh).await?;
         // The Service follows the readiness of its pods a moment later.
-        wait::eventually("connection to the brokers", Duration::from_secs(20), async || {
+        wait::eventually("connection to the brokers", SERVICE, async || {
             // Read each time: it may have been replaced while the connection was tried.
             let login = Login::operator(namespace, mesh).await.map_err(|error| format!("{error:#}"))?;
             Broker::connect(&address, &login).await.map(Some).map_err(|error| format!("{error:#}"))
@@ -119,7 +121,7 @@ impl Cluster {
         }
         let near = free_port()?;
         self.forward(&namespace.name, service, near, port)?;
-        wait::eventually("forwarded port", Duration::from_secs(20), async || {
+        wait::eventually("forwarded port", SERVICE, async || {
             tokio::net::TcpStream::connect(("127.0.0.1", near)).await.map(Some).map_err(|e| e.to_string())
         })
         .await?;

@@ -23,7 +23,7 @@ use crate::{
 /// Sends on their way at once.
 const WINDOW: usize = 256;
 /// A direction in which nothing has moved for this long has come to its end.
-const STALLED: Duration = Duration::from_secs(90);
+const STALLED: Duration = Duration::from_mins(3);
 /// After the last event: time for second copies to come.
 const AFTERWARDS: Duration = Duration::from_secs(3);
 

@@ -33,7 +33,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{process::certificates::Identity, tls};
+use crate::{child::free_port, process::certificates::Identity, tls};
 
 /// What a server answered.
 #[derive(Debug, Clone)]
@@ -178,7 +178,8 @@ pub enum Reply {
 
 type Judge = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
 
-/// A server that collects what it is sent.
+/// A server that collects what it is sent. Its port is none that the kernel gives to connections, since it must be free when the
+/// server starts again.
 pub struct Collector {
     pub port: u16,
     received: Arc<watch::Sender<Vec<Received>>>,
@@ -191,7 +192,7 @@ pub struct Collector {
 impl Collector {
     /// Answers everything with 202.
     pub async fn start() -> Result<Self> {
-        Self::listen(0, None).await
+        Self::listen(free_port()?, None).await
     }
 
     /// As [`Collector::start`], at this port.
@@ -201,7 +202,7 @@ impl Collector {
 
     /// Over TLS; with `clients`, only to those who show a certificate of this authority.
     pub async fn secure(identity: &Identity, clients: Option<&str>) -> Result<Self> {
-        Self::listen(0, Some(acceptor(identity, clients)?)).await
+        Self::listen(free_port()?, Some(acceptor(identity, clients)?)).await
     }
 
     async fn listen(port: u16, tls: Option<TlsAcceptor>) -> Result<Self> {

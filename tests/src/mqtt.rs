@@ -131,9 +131,9 @@ impl Receiver {
             MqttVersion::V5 => tokio::spawn(receive_v5(id, site, filter, arrivals_in, subscribed_in)),
             MqttVersion::V311 => tokio::spawn(receive_v311(id, site, filter, arrivals_in, subscribed_in)),
         };
-        let confirmed = tokio::time::timeout(Duration::from_secs(20), subscribed.recv()).await;
+        let confirmed = tokio::time::timeout(Duration::from_mins(1), subscribed.recv()).await;
         let receiver = Self { arrivals, session };
-        confirmed.context("the site did not confirm a subscription in 20 s")?;
+        confirmed.context("the site did not confirm a subscription in a minute")?;
         Ok(receiver)
     }
 

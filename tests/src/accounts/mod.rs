@@ -18,7 +18,7 @@ use crate::{
 /// One request; a connection to a pod that was killed may stay silent.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a program may be away or behind.
-const LIMIT: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// What a program tells of itself at `/seen`.
 #[derive(Debug, Clone, Default, Deserialize)]

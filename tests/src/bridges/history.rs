@@ -16,7 +16,7 @@ pub enum Fault {
 }
 
 /// A first copy that came before a fault is noted as late as this, at most, by a receiver that is busy.
-const NOTED_WITHIN: Duration = Duration::from_secs(2);
+const NOTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What was sent and confirmed, what came and when, and what was done meanwhile.
 #[derive(Debug, Default)]

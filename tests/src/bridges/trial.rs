@@ -26,11 +26,11 @@ const LANES: u32 = 16;
 /// Bytes of an event.
 const SIZE: usize = 256;
 /// A direction in which nothing has moved for this long has come to its end.
-const STALLED: Duration = Duration::from_secs(90);
+const STALLED: Duration = Duration::from_mins(3);
 /// After the last event: time for copies to come, which is more than a consumer waits for an acknowledgement.
-const AFTERWARDS: Duration = Duration::from_secs(8);
-/// Seconds after which a consumer gives an event again.
-const ACK_WAIT: u64 = 5;
+const AFTERWARDS: Duration = Duration::from_secs(13);
+/// Seconds after which a consumer gives an event again. No machine may stand still for so long: such a copy has no explanation.
+const ACK_WAIT: u64 = 10;
 /// How long the mesh is away when it is cut off.
 const CUT: Duration = Duration::from_secs(1);
 /// Before a sender tries again.

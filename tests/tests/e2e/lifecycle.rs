@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{Test, mesh, object, shared, topic};
 
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(3);
 
 #[test]
 fn a_mesh_becomes_ready_and_tells_of_its_brokers() -> Result<()> {

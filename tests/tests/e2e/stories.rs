@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::{Test, shared};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_mins(3);
 
 /// Applies an example, tells its story in its namespace, and takes it away again.
 async fn story(

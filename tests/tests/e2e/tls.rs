@@ -20,9 +20,9 @@ use crate::{Test, shared, topic};
 
 /// A renewal of a certificate of two minutes, and its way to every broker: a kubelet that misses the hint exchanges files
 /// within a minute and a half.
-const RENEWAL: Duration = Duration::from_mins(4);
+const RENEWAL: Duration = Duration::from_mins(6);
 /// Brokers are asked every ten seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Between two events of a client that publishes all the time.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -156,7 +156,7 @@ fn another_authority_restarts_nobody_and_loses_nothing() -> Result<()> {
         if !test.cluster.is_local() {
             return Ok(());
         }
-        let (broker, flows) = test.flowing("{caOverlap: 15s}").await?;
+        let (broker, flows) = test.flowing("{caOverlap: 30s}").await?;
         let steady = Steady::start(test, &broker).await?;
         let lives = test.lives().await?;
         let old = test.ns.authority("m").await?.context("an authority")?;
