@@ -6,14 +6,14 @@
 clean_all() {
   kill_processes
   network_stop
-  wait_until 20 "empty cgroups" cgroups_empty
+  wait_until 60 "empty cgroups" cgroups_empty
   sysctls_restore
   remove_files
 }
 
 # Killing a machine's init kills the machine; the rest are helpers that outlived one, or a machine half started.
 kill_processes() {
-  local pids deadline=$((SECONDS + 30))
+  local pids deadline=$((SECONDS + 90))
   while pids=$(our_processes) && [[ -n $pids ]]; do
     ((SECONDS < deadline)) || die "these processes survive SIGKILL: ${pids//$'\n'/ }"
     # shellcheck disable=SC2086  # one word a pid

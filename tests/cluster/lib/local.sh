@@ -44,11 +44,11 @@ local_up() {
   step "machines" start_machines
   step "etcd and API server started, site started" start_services
   step "containerd ready, images imported" start_containerds
-  step "API server ready" wait_until 60 "ready API server" apiserver_ready
+  step "API server ready" wait_until 240 "ready API server" apiserver_ready
   step "controllers, kubelets and kube-proxies started, addons applied" start_kubernetes
-  step "nodes ready" wait_until 90 "three ready nodes" nodes_ready
-  step "DNS ready" wait_until 60 "ready DNS" deployment_ready kube-system coredns
-  step "volumes ready" wait_until 60 "ready volume provisioner" deployment_ready local-path-storage local-path-provisioner
+  step "nodes ready" wait_until 300 "three ready nodes" nodes_ready
+  step "DNS ready" wait_until 240 "ready DNS" deployment_ready kube-system coredns
+  step "volumes ready" wait_until 240 "ready volume provisioner" deployment_ready local-path-storage local-path-provisioner
   step "services and site reachable" start_finished
   fingerprint >"$STATE_DIR/fingerprint"
   write_env
@@ -111,7 +111,7 @@ start_containerds() {
     node_start_containerd "$node"
   done
   for node in "${NODES[@]}"; do
-    wait_until 30 "containerd on $node" containerd_ready "$node"
+    wait_until 120 "containerd on $node" containerd_ready "$node"
     images_import "$node" "${archives[@]}" &
     pids+=($!)
   done
@@ -125,7 +125,7 @@ start_kubernetes() {
     node_start_kubelet "$node"
   done
   addons_apply
-  wait_until 30 "Node objects" kubectl get node "${NODES[@]}"
+  wait_until 120 "Node objects" kubectl get node "${NODES[@]}"
   for node in "${NODES[@]}"; do
     start_kube_proxy "$node"
   done
@@ -133,8 +133,8 @@ start_kubernetes() {
 }
 
 start_finished() {
-  wait_until 30 "way from the host to services" services_reachable
-  wait_until 10 "MQTT broker at the site" mosquitto_ready
+  wait_until 120 "way from the host to services" services_reachable
+  wait_until 60 "MQTT broker at the site" mosquitto_ready
 }
 
 # local_healthy: the cluster that runs was started from this checkout, by these scripts and programs, and all of it works.

@@ -31,7 +31,7 @@ machine_start() {
     unshare --mount --uts --ipc --pid --fork --propagation private -- \
     "$CLUSTER_SOURCE/lib/machine-init" "$machine" "$root" "$BIN" "$LOG_DIR/$machine" "$PREFIX" \
     </dev/null >"$LOG_DIR/$machine/init.log" 2>&1 9<&-
-  wait_until 10 "init process of $machine" machine_alive "$machine"
+  wait_until 60 "init process of $machine" machine_alive "$machine"
 }
 
 # machine_alive MACHINE: its init runs, and is the one in its network namespace rather than a stranger with its pid.
@@ -77,7 +77,7 @@ daemon_signal() {
 daemon_stop() {
   daemon_alive "$1" "$2" || return 0
   daemon_signal "$1" "$2" TERM
-  wait_until 20 "end of $2 on $1" daemon_gone "$1" "$2"
+  wait_until 60 "end of $2 on $1" daemon_gone "$1" "$2"
 }
 
 daemon_gone() {

@@ -14,12 +14,13 @@ ensure_packages() {
     echo "error: Debian packages are missing and only root can install them: sudo apt-get install ${missing[*]}" >&2
     return 1
   fi
-  local log=$REPO/.build/apt.log
+  # A mirror that fails once, or another apt that is at work, as on a machine that has just started.
+  local log=$REPO/.build/apt.log apt=(apt-get --option Acquire::Retries=5 --option DPkg::Lock::Timeout=300)
   mkdir -p "$REPO/.build"
   echo "    installing ${missing[*]}"
   if ! {
-    apt-get update &&
-      without_services apt-get install --yes --no-install-recommends "${missing[@]}"
+    "${apt[@]}" update &&
+      without_services "${apt[@]}" install --yes --no-install-recommends "${missing[@]}"
   } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     echo "error: apt-get failed, its whole output is in $log" >&2
