@@ -315,7 +315,10 @@ fn a_bridge_of_one_active_pod_has_a_lease_of_its_own() -> Result<()> {
         assert!(answered(names::lease_read_subject(&test.ns.name, "b"), SOON).await);
         for (namespace, name) in [(test.ns.name.as_str(), "other"), ("platform", "b")] {
             assert!(!answered(names::lease_subject(namespace, name), SHORT).await, "the lease of {namespace}/{name}");
-            assert!(!answered(names::lease_read_subject(namespace, name), SHORT).await, "the lease of {namespace}/{name}");
+            assert!(
+                !answered(names::lease_read_subject(namespace, name), SHORT).await,
+                "the lease of {namespace}/{name}"
+            );
         }
 
         test.broker.delete_stream(names::LEASE_STREAM).await?;
