@@ -66,7 +66,7 @@ async fn what_is_not_taken_is_tried_again(#[case] reply: Reply) {
         Some("1") if body(request) == "1" => reply.clone(),
         _ => Reply::Status(204),
     });
-    let push = world.push(&[subscription(app.port, &json!({"timeoutMs": 500}))]).await;
+    let push = world.push(&[subscription(app.port, &json!({"timeoutMs": 5_000}))]).await;
     world.publish(numbers(3)).await;
     world.until_done().await;
     let found = attempts(&app.received());
@@ -102,9 +102,10 @@ async fn an_application_that_answers_garbage_gets_its_tries_and_no_more() {
 
 #[tokio::test]
 async fn a_slow_application_gets_each_event_once() {
-    let (world, app) = (World::with(1000, json!({})).await, Collector::start().await.unwrap());
-    app.answer(|_| Reply::Late(Duration::from_millis(2500)));
-    let push = world.push(&[subscription(app.port, &json!({}))]).await;
+    // Far longer than the consumer waits, which waits long enough for a machine that stands still for seconds.
+    let (world, app) = (World::with(8000, json!({})).await, Collector::start().await.unwrap());
+    app.answer(|_| Reply::Late(Duration::from_secs(20)));
+    let push = world.push(&[subscription(app.port, &json!({"timeoutMs": NEVER}))]).await;
     world.publish(numbers(20)).await;
     world.until_done().await;
     let found = attempts(&app.received());
@@ -114,13 +115,13 @@ async fn a_slow_application_gets_each_event_once() {
 
 #[rstest]
 #[case(429, vec![])]
-#[case(503, vec![("retry-after", "1".to_owned())])]
+#[case(503, vec![("retry-after", "5".to_owned())])]
 #[tokio::test]
 async fn an_application_that_asks_for_less_gets_less_and_no_event_loses_a_try(
     #[case] status: u16,
     #[case] headers: Vec<(&'static str, String)>,
 ) {
-    let (world, app) = (World::with(1000, json!({"max_deliver": 1})).await, Collector::start().await.unwrap());
+    let (world, app) = (World::with(6000, json!({"max_deliver": 1})).await, Collector::start().await.unwrap());
     let answered = AtomicUsize::new(0);
     app.answer(move |_| match answered.fetch_add(1, SeqCst) {
         0..18 => Reply::With { status, headers: headers.clone(), body: "too much".to_owned() },

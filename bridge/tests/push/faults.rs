@@ -52,7 +52,7 @@ async fn an_application_that_is_killed_in_mid_load_loses_nothing() {
 /// Only what was open when it was killed may come again, when the consumer has waited for its acknowledgement.
 #[tokio::test]
 async fn a_sidecar_that_is_killed_in_mid_load_loses_nothing() {
-    let (world, app) = (World::with(2000, json!({})).await, Collector::start().await.unwrap());
+    let (world, app) = (World::with(5000, json!({})).await, Collector::start().await.unwrap());
     let subscription = subscription(app.port, &json!({"maxInFlight": 20}));
     let mut sidecar = app::sidecar(&world, &subscription);
     world.publish(numbers(1000)).await;
