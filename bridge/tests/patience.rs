@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use common::hanging::{HangingBroker, Hangs};
 use common::{LIMIT, Outside, World, complete, running, says, start};
 use eventmesh_tests::paths::scratch;
@@ -23,8 +21,8 @@ async fn a_missing_stream_is_told_and_what_waits_goes_as_soon_as_it_is_there() {
     let mut config = world.config("V5");
     config["inbound"][0]["to"] = json!("late.{1}");
     config["inbound"][0]["stream"] = json!("LATE");
-    // Without a look at the stream it would be tried again after half a minute at the earliest.
-    config["delivery"]["retry"] = json!({"initialMs": 60_000, "maxMs": 60_000});
+    // Without a look at the stream it would be tried again after minutes at the earliest, when nobody waits any more.
+    config["delivery"]["retry"] = json!({"initialMs": 600_000, "maxMs": 600_000});
     let bridge = start(&config);
     running(&bridge, &["in"]).await;
     let mut outside = Outside::connect(world.mosquitto.port, "outside", "none").await;
@@ -38,10 +36,8 @@ async fn a_missing_stream_is_told_and_what_waits_goes_as_soon_as_it_is_there() {
     let wider = json!({"name": "LATE", "subjects": ["late.>"], "storage": "file", "num_replicas": 1,
         "allow_atomic": true, "allow_batched": true});
     api(&world.client, "STREAM.UPDATE.LATE", &wider).await.unwrap();
-    let begun = Instant::now();
     let route = bridge.route("in", "running route", |route| route.state == RouteState::Running).await.unwrap();
     assert_eq!(route.counters.in_flight, 0, "what was in the way is past when the events are");
-    assert!(begun.elapsed() < Duration::from_secs(15), "after {:?}", begun.elapsed());
     assert_eq!(world.holds_all("LATE", "i", 20).await, 0);
 }
 
@@ -90,7 +86,8 @@ async fn brokers_that_choose_a_leader_are_not_taken_for_a_missing_topic() {
 async fn an_event_that_waits_long_for_the_outside_broker_is_not_given_twice() {
     const COUNT: usize = 5;
     let world = World::new().await;
-    create_consumer(&world.client, "OUT", "slow", 2).await.unwrap();
+    // Long enough for a machine that stands still for seconds.
+    create_consumer(&world.client, "OUT", "slow", 8).await.unwrap();
     let broker = HangingBroker::start(Hangs::WithPubacks).await;
     let mut config = world.config("V5");
     config["endpoint"]["mqtt"]["url"] = json!(broker.url);
@@ -131,7 +128,8 @@ struct Rival {
 impl Rival {
     fn connect(port: u16) -> Self {
         let mut options = MqttOptions::new("bridge", ("127.0.0.1".to_owned(), port));
-        options.set_clean_start(true).set_keep_alive(1);
+        // Not so short that the broker ends the connection because this machine is slow.
+        options.set_clean_start(true).set_keep_alive(4);
         let (client, mut events) = AsyncClient::builder(options).unbounded().build();
         let (pings_in, pings) = tokio::sync::mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
@@ -167,7 +165,7 @@ async fn another_client_with_the_same_id_is_told_and_not_fought(#[case] version:
         route.state == RouteState::Failed && says(route, "another client may use the client id `bridge`")
     };
     bridge.route("in", "word about the other client", told).await.unwrap();
-    for _ in 0..5 {
+    for _ in 0..3 {
         tokio::time::timeout(LIMIT, rival.pings.recv()).await.expect("an undisturbed connection").unwrap();
     }
     let connects = world.mosquitto.connects("bridge");

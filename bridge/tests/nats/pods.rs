@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use crate::common::{LIMIT, complete, running};
 use crate::world::{Far, start_pod};
 
-/// In order, so one pod at a time; each event tells by its subject who carried it.
+/// In order, so one pod at a time; each event tells by its subject who carried it. A machine that stands still for a few seconds
+/// does not cost the active pod its lease.
 fn ordered(far: &Far, pod: &str) -> Value {
     let mut config = far.config();
     config["delivery"]["ordering"] = json!("PerSource");
-    config["lease"] = json!({"ttlMs": 2000});
+    config["lease"] = json!({"ttlMs": 6000});
     config["inbound"][0]["to"] = json!(format!("in.{{1}}.{pod}"));
     config["outbound"][0]["to"] = json!(format!("copy.{{1}}.{pod}"));
     config
