@@ -148,7 +148,7 @@ async fn at_most_once_counts_what_the_mesh_did_not_confirm() {
     world.nats.kill().unwrap();
     bridge.route("in", "loss of the mesh", |route| route.state == RouteState::Connecting).await.unwrap();
     publishing.await.unwrap();
-    world.nats.start_again().await.unwrap();
+    world.mesh_comes_back().await;
     running(&bridge, &["in"]).await;
     let route = bridge.route("in", "settled route", |route| route.counters.in_flight == 0).await.unwrap();
     balanced(&route);
@@ -209,7 +209,7 @@ async fn nothing_is_lost_when_something_is_killed(#[case] version: &str, #[case]
         Victim::Mesh => {
             world.nats.kill().unwrap();
             bridge.route("in", "loss of the mesh", |route| route.state == RouteState::Connecting).await.unwrap();
-            world.nats.start_again().await.unwrap();
+            world.mesh_comes_back().await;
         }
     }
     publishing.await.unwrap();
@@ -235,7 +235,7 @@ async fn what_the_mesh_has_not_stored_stays_with_the_outside_broker(#[case] vers
     outside.publish("line/7/t", "i", 0..300).await;
     bridge.route("in", "events in hand", |route| route.counters.in_flight > 0).await.unwrap();
     bridge.child.kill().unwrap();
-    world.nats.start_again().await.unwrap();
+    world.mesh_comes_back().await;
     bridge.start_again().unwrap();
     world.holds_all("IN", "i", 300).await;
 }

@@ -7,6 +7,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{World, start};
+use eventmesh_tests::child::free_port;
 use eventmesh_tests::paths::repository;
 use eventmesh_tests::wait::eventually;
 use rstest::rstest;
@@ -49,7 +50,7 @@ fn given(text: &str) -> Families {
 }
 
 #[rstest]
-#[case::http_listener(json!({"http": {"listen": {"port": 18_081, "authentication": {"bearer": {"tokens": ["t"]}}}}}), "/in/*", None)]
+#[case::http_listener(json!({"http": {"listen": {"port": free_port().unwrap(), "authentication": {"bearer": {"tokens": ["t"]}}}}}), "/in/*", None)]
 #[case::http_target(json!({"http": {"target": {"url": "http://127.0.0.1:9"}}}), "/in", Some("/out/{1}"))]
 #[case::amqp_091(json!({"amqp": {"url": "amqp://127.0.0.1:9", "version": "V091"}}), "in", Some("out"))]
 #[case::amqp_1(json!({"amqp": {"url": "amqp://127.0.0.1:9", "version": "V1"}}), "in", Some("out"))]

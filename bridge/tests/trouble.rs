@@ -5,6 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{Outside, World, running, start};
+use eventmesh_tests::child::free_port;
 use eventmesh_tests::paths::scratch;
 use eventmesh_tests::process::Mosquitto;
 use eventmesh_tests::process::nats::{api, create_stream};
@@ -53,7 +54,8 @@ async fn an_endpoint_that_is_none_is_told(#[case] kind: &str, #[case] word: &str
             }
         })),
         "closes" => drop(tokio::spawn(async move { while listener.accept().await.is_ok() {} })),
-        "refuses" => drop(listener),
+        // Not the one of the listener: others could get that when it is free.
+        "refuses" => url = format!("mqtt://127.0.0.1:{}", free_port().unwrap()),
         _ => url = "mqtt://broker.invalid".to_owned(),
     }
     let mut config = world.config("V5");

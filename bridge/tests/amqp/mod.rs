@@ -45,6 +45,13 @@ impl Mesh {
         Self { accounts, nats, client }
     }
 
+    /// After it was killed. The client is another one: the old one tries again when its pause is over, which is longer than a request
+    /// may take.
+    pub async fn comes_back(&mut self) {
+        self.nats.start_again().await.unwrap();
+        self.client = self.nats.client().await.unwrap();
+    }
+
     /// A bridge without routes; `endpoint` is the value of `endpoint.amqp`.
     pub fn config(&self, endpoint: &Value) -> Value {
         json!({

@@ -196,7 +196,7 @@ async fn nothing_is_lost_when_either_broker_is_killed() {
     client.produce("orders", &mut forth, 2_000..4_000).await.unwrap();
     mesh.nats.kill().unwrap();
     client.produce("orders", &mut forth, 4_000..5_000).await.unwrap();
-    mesh.nats.start_again().await.unwrap();
+    mesh.comes_back().await;
     assert_eq!(mesh.holds_all("IN", &payloads(&forth, 5_000)).await, 0, "a message id makes an event the same");
     client.collect("target", &mut back, 1_000).await.unwrap();
     assert_eq!(back.verdict().lost, 0);

@@ -198,7 +198,7 @@ async fn events_wait_at_their_address_while_the_mesh_is_away() {
         outside.send(&orders, event(format!("{number}").as_bytes(), Some(&format!("{number}")), &[])).await.unwrap();
     }
     bridge.route("in", "mesh away", |route| route.state == RouteState::Connecting).await.unwrap();
-    mesh.nats.start_again().await.unwrap();
+    mesh.comes_back().await;
     let wanted: Vec<String> = (0..20).map(|number| number.to_string()).collect();
     assert_eq!(mesh.holds_all("IN", &wanted).await, 0);
 }

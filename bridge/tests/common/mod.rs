@@ -72,6 +72,13 @@ impl World {
         })
     }
 
+    /// After the mesh was killed. The client is another one: the old one tries again when its pause is over, which is longer than a
+    /// request may take.
+    pub async fn mesh_comes_back(&mut self) {
+        self.nats.start_again().await.unwrap();
+        self.client = self.nats.client().await.unwrap();
+    }
+
     /// Payloads stored in a stream, each with how often it is there.
     pub async fn stored(&self, stream: &str) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();

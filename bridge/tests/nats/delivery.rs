@@ -109,6 +109,7 @@ async fn pods_share_a_core_subscription() {
     let (a, b) = (crate::world::start_pod(&config("a"), "a"), crate::world::start_pod(&config("b"), "b"));
     running(&a, &["in"]).await;
     running(&b, &["in"]).await;
+    far.listens(&[&a, &b], "plain.a").await;
     for number in 0..1_000 {
         far.outside.publish("plain.a", format!("x{number}").into()).await.unwrap();
     }

@@ -95,6 +95,26 @@ impl Far {
         .unwrap()
     }
 
+    /// Publishes until the route `in` of each bridge has heard something: core NATS keeps nothing for who comes later, and a route
+    /// runs a moment before the server knows what it listens to.
+    pub async fn listens(&self, bridges: &[&Bridge], subject: &str) {
+        let mut count = 0;
+        eventmesh_tests::wait::eventually("bridges that listen", crate::common::LIMIT, async || {
+            let payload = format!("heard{count}");
+            count += 1;
+            self.outside.publish(subject.to_owned(), payload.into()).await.map_err(|error| error.to_string())?;
+            for bridge in bridges {
+                let report = bridge.report().await.map_err(|error| error.to_string())?;
+                if !report.routes.iter().any(|route| route.name == "in" && route.counters.received > 0) {
+                    return Err(format!("{report:?}"));
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+        .unwrap();
+    }
+
     /// Both ways, and the books.
     pub async fn carries(&self, bridge: &Bridge, prefix: &str, count: usize) {
         self.order(prefix, 0..count).await;

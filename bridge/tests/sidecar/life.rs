@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use eventmesh_tests::http::Collector;
 use eventmesh_tests::paths::repository;
 use eventmesh_tests::process::nats::stored;
+use eventmesh_tests::wait::eventually;
 use futures::StreamExt as _;
 
 use crate::world::{LIMIT, World, heard, sidecar_json_with_push};
@@ -25,7 +26,13 @@ async fn at_its_end_requests_are_answered_and_what_was_written_has_arrived() {
     client.say(&"PUB in.x 1\r\n1\r\n".repeat(1000)).await;
     world.sidecar.child.terminate().unwrap();
     assert_eq!(client.rest().await, "");
-    assert_eq!(stored(&world.mesh, "IN").await.unwrap(), 1000);
+    // The broker has all of it; its stream may still be writing.
+    eventually("all that was written", LIMIT, async || {
+        let found = stored(&world.mesh, "IN").await.map_err(|error| error.to_string())?;
+        if found == 1000 { Ok(Some(())) } else { Err(format!("{found} stored")) }
+    })
+    .await
+    .unwrap();
     other.publish(question.reply.unwrap(), "a".into()).await.unwrap();
     let answer = asking.await.unwrap();
     assert_eq!((answer.status, answer.body.as_str()), (200, "a"));

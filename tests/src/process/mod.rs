@@ -55,7 +55,7 @@ pub fn exchange(parent: &Path, name: &str, files: &BTreeMap<String, Vec<u8>>) ->
 /// Waits until something listens there.
 async fn listens(what: &str, port: u16) -> Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    eventually(what, Duration::from_secs(20), async || {
+    eventually(what, Duration::from_mins(1), async || {
         tokio::net::TcpStream::connect(address).await.map(Some).map_err(|error| error.to_string())
     })
     .await
