@@ -150,8 +150,9 @@ async fn the_connection_breaks_in_the_middle_of_messages() {
     config["inbound"] = json!([inbound("in", &orders, "in.orders")]);
     let bridge = start(&config);
     let mut ledger = eventmesh_tests::ledger::Ledger::new("in");
-    outside.produce(&orders, &mut ledger, 0..1_000).await.unwrap();
-    let wanted: Vec<String> = (0..1_000).map(|number| ledger.event(number)).collect();
+    // More than all the connections to be cut let by, also when nothing is given twice.
+    outside.produce(&orders, &mut ledger, 0..3_000).await.unwrap();
+    let wanted: Vec<String> = (0..3_000).map(|number| ledger.event(number)).collect();
     assert_eq!(mesh.holds_all("IN", &wanted).await, 0);
     assert_eq!(breaking.left(), 0, "the connection was cut");
     complete(&bridge.route("in", "nothing in flight", |route| route.counters.in_flight == 0).await.unwrap());

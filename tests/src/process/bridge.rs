@@ -89,7 +89,7 @@ impl Bridge {
 
     /// Waits until the report of a route is as wanted, and gives it.
     pub async fn route(&self, name: &str, what: &str, wanted: impl Fn(&RouteReport) -> bool) -> Result<RouteReport> {
-        let found = eventually(what, Duration::from_secs(40), async || {
+        let found = eventually(what, Duration::from_secs(90), async || {
             let report = self.report().await.map_err(|error| error.to_string())?;
             let route = report.routes.into_iter().find(|route| route.name == name).ok_or("no such route")?;
             if wanted(&route) { Ok(Some(route)) } else { Err(format!("{route:?}")) }
@@ -99,6 +99,6 @@ impl Bridge {
 
     /// Waits until it has ended by itself.
     pub async fn ended(&self) -> Result<std::process::ExitStatus> {
-        eventually("end of the bridge", Duration::from_secs(30), async || Ok(self.child.exited())).await
+        eventually("end of the bridge", Duration::from_mins(1), async || Ok(self.child.exited())).await
     }
 }

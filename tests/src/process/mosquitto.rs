@@ -86,7 +86,7 @@ impl Mosquitto {
     /// SIGTERM: it saves everything first.
     pub async fn stop(&self) -> Result<()> {
         self.child.terminate()?;
-        eventually("end of mosquitto", Duration::from_secs(20), async || Ok(self.child.exited())).await.map(drop)
+        eventually("end of mosquitto", Duration::from_mins(1), async || Ok(self.child.exited())).await.map(drop)
     }
 
     /// SIGKILL.
@@ -103,7 +103,7 @@ impl Mosquitto {
     /// Waits until its file of sessions has not changed for two seconds: all that was acknowledged is in it.
     pub async fn saved(&self) -> Result<()> {
         let file = self.folder.join("mosquitto.db");
-        eventually("a saved session", Duration::from_secs(30), async || {
+        eventually("a saved session", Duration::from_mins(1), async || {
             let changed =
                 std::fs::metadata(&file).and_then(|data| data.modified()).map_err(|error| error.to_string())?;
             Ok(changed.elapsed().ok().filter(|age| *age > Duration::from_secs(2)).map(drop))

@@ -75,7 +75,7 @@ impl Sidecar {
     /// Waits until it answers so to `/readyz`.
     pub async fn is(&self, status: u16, words: &str) -> Result<()> {
         let what = format!("{status} with `{words}`");
-        let found = eventually(&what, Duration::from_secs(30), async || {
+        let found = eventually(&what, Duration::from_mins(1), async || {
             let answer = self.admin("/readyz").await.map_err(|error| error.to_string())?;
             if answer.status == status && answer.body.contains(words) { Ok(Some(())) } else { Err(answer.body) }
         });
@@ -91,6 +91,6 @@ impl Sidecar {
 
     /// Waits until it has ended by itself.
     pub async fn ended(&self) -> Result<std::process::ExitStatus> {
-        eventually("end of the sidecar", Duration::from_secs(30), async || Ok(self.child.exited())).await
+        eventually("end of the sidecar", Duration::from_mins(1), async || Ok(self.child.exited())).await
     }
 }
