@@ -84,6 +84,7 @@ async fn core_nats_crosses_both_ways() {
     running(&bridge, &["in", "out"]).await;
     let mut heard = far.outside.subscribe("heard.>").await.unwrap();
     far.outside.flush().await.unwrap();
+    far.listens(&[&bridge], "plain.a").await;
     for number in 0..500 {
         far.outside.publish("plain.a", format!("x{number}").into()).await.unwrap();
     }
@@ -94,7 +95,7 @@ async fn core_nats_crosses_both_ways() {
         assert_eq!((message.subject.as_str(), message.payload), ("heard.a", format!("x{number}").into()));
     }
     for name in ["in", "out"] {
-        complete(&bridge.route(name, "delivered events", |route| route.counters.delivered == 500).await.unwrap());
+        complete(&bridge.route(name, "delivered events", |route| route.counters.delivered >= 500).await.unwrap());
     }
 }
 
