@@ -32,27 +32,29 @@ pub fn release(name: &str) -> Result<PathBuf> {
 /// A new folder below `.build/tests` for the files of one test. It is removed by a later run, when the process that
 /// made it is gone; until then its logs can be read.
 pub fn scratch(name: &str) -> Result<PathBuf> {
+    use std::sync::Once;
     use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);
+    static CLEAN: Once = Once::new();
 
     let root = repository().join(".build/tests");
+    CLEAN.call_once(|| remove_leftovers(&root));
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    if count == 0 {
-        remove_leftovers(&root);
-    }
     let path = root.join(format!("{}-{count}-{name}", std::process::id()));
     std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
 }
 
+/// Before this process makes its first: what has its number is of an earlier one.
 fn remove_leftovers(root: &Path) {
+    let own = std::process::id().to_string();
     let Ok(entries) = std::fs::read_dir(root) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let alive = name
             .to_str()
             .and_then(|name| name.split('-').next())
-            .is_some_and(|pid| Path::new("/proc").join(pid).exists());
+            .is_some_and(|pid| pid != own && Path::new("/proc").join(pid).exists());
         if !alive {
             let _ = std::fs::remove_dir_all(entry.path());
         }
