@@ -15,6 +15,7 @@ pub mod event;
 pub mod jetstream;
 pub mod ledger;
 pub mod mesh;
+pub mod program;
 pub mod reporter;
 pub mod route;
 pub mod running;

@@ -52,7 +52,7 @@ impl World {
         create_stream(&mesh, "FULL", &["full.>"], &json!({"max_msgs": 1, "discard": "new"})).await.unwrap();
         create_stream(&mesh, "OUT", &["out.>"], &json!({})).await.unwrap();
         create_consumer(&mesh, "OUT", "c", 30).await.unwrap();
-        let program = Path::new(env!("CARGO_BIN_EXE_eventmesh-bridge"));
+        let program = Path::new(env!("CARGO_BIN_EXE_eventmesh-sidecar"));
         let sidecar = Sidecar::start(program, scratch("sidecar").unwrap()).unwrap();
         Self { accounts, nats, authority, sidecar, mesh }
     }

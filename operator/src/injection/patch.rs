@@ -77,7 +77,7 @@ fn add<'a>(path: impl IntoIterator<Item = &'a str>, value: Value) -> PatchOperat
 /// the mesh is away. `/livez` is good as soon as the ports are open, so neither a mesh nor a binding that is missing keeps
 /// the application from its start.
 fn container(sidecar: &Sidecar, image: &str) -> Container {
-    let mut args: Vec<String> = ["sidecar", "--binding", BINDING].map(str::to_owned).into();
+    let mut args: Vec<String> = ["run", "--binding", BINDING].map(str::to_owned).into();
     if let Some(url) = &sidecar.app_ready {
         args.extend(["--app-ready".to_owned(), url.clone()]);
     }
@@ -86,6 +86,7 @@ fn container(sidecar: &Sidecar, image: &str) -> Container {
         image: Some(image.to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         restart_policy: Some("Always".to_owned()),
+        command: Some(vec!["/eventmesh-sidecar".to_owned()]),
         args: Some(args),
         env: Some(vec![pods::name_variable()]),
         ports: Some(vec![ContainerPort {

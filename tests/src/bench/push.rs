@@ -69,8 +69,8 @@ pub async fn run(events: u32, max_in_flight: u32) -> Result<PushRun> {
     let push = json!([{"name": "bench", "stream": "OUT", "consumer": "c", "port": app.target_port(), "path": "/events",
         "maxInFlight": max_in_flight, "timeoutMs": 10_000}]);
     mesh.bind(&binding, &push)?;
-    let sidecar = Start::new(&release("eventmesh-bridge")?, &scratch("sidecar")?)
-        .arg("sidecar")
+    let sidecar = Start::new(&release("eventmesh-sidecar")?, &scratch("sidecar")?)
+        .arg("run")
         .arg("--binding")
         .arg(&binding)
         .args(["--nats-addr", &format!("127.0.0.1:{}", free_port()?)])

@@ -72,7 +72,7 @@ impl World {
         let extra = format!("allow_non_tls: true\ntls {{ cert_file: \"{certificate}\", key_file: \"{key}\" }}");
         let nats = Nats::verifying(folder, "2m", &extra, &accounts).await?;
         create_stream(&nats.client().await?, "IN", &["in.>"], &json!({})).await?;
-        let sidecar = Sidecar::start(&paths::release("eventmesh-bridge")?, scratch("sidecar")?)?;
+        let sidecar = Sidecar::start(&paths::release("eventmesh-sidecar")?, scratch("sidecar")?)?;
         let login = Login { ca: Some(authority.pem().to_owned()), ..accounts.bridge()? };
         sidecar.bind(&format!("tls://127.0.0.1:{}", nats.port), &login, None)?;
         sidecar.is(200, "ok").await?;

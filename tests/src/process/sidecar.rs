@@ -27,7 +27,7 @@ impl Sidecar {
         let (nats, http, admin) = (free_port()?, free_port()?, free_port()?);
         std::fs::create_dir_all(folder.join("binding"))?;
         let child = Start::new(program, &folder)
-            .args(["sidecar", "--binding"])
+            .args(["run", "--binding"])
             .arg(folder.join("binding"))
             .args(["--nats-addr", &format!("127.0.0.1:{nats}")])
             .args(["--http-addr", &format!("127.0.0.1:{http}")])

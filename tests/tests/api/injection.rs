@@ -106,7 +106,7 @@ fn a_pod_that_asks_gets_a_closed_sidecar_before_its_other_init_containers() -> R
         assert_eq!(sidecar.restart_policy.as_deref(), Some("Always"));
         assert_eq!(sidecar.image.as_deref(), Some("localhost/event-mesh/bridge:test"));
         let args = sidecar.args.clone().unwrap_or_default();
-        assert_eq!(args, ["sidecar", "--binding", "/etc/eventmesh", "--app-ready", "http://127.0.0.1:8080/up"]);
+        assert_eq!(args, ["run", "--binding", "/etc/eventmesh", "--app-ready", "http://127.0.0.1:8080/up"]);
         let spec = pod.spec.clone().context("a spec")?;
         let problems = pod_security::problems(&spec, Token::Mounted);
         assert!(problems.is_empty(), "{problems:?}");
