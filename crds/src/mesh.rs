@@ -440,6 +440,9 @@ pub struct EventMeshStatus {
     /// What each broker reports of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brokers: Option<Vec<BrokerStatus>>,
+    /// The restarts of brokers by the operator, the newest first, at most ten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Vec<BrokerRestart>>,
     /// The certificates of the brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
@@ -502,6 +505,22 @@ pub struct BrokerStatus {
     /// Whether the broker runs with the certificates that it should; absent while it does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates_current: Option<bool>,
+}
+
+/// One restart of a broker by the operator.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerRestart {
+    /// Name of the broker and of its pod.
+    pub broker: String,
+    /// The pod that was ended.
+    pub pod_uid: String,
+    /// When the operator decided it.
+    pub time: String,
+    /// Why: `ImageChanged`, `ConfigurationChanged`, `ResourcesChanged` or `PodTemplateChanged`; the first of several.
+    pub reason: String,
+    /// Everything that changed, for example `image changed from a to b`.
+    pub message: String,
 }
 
 fn free_object_schema(_: &mut SchemaGenerator) -> Schema {

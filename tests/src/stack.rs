@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration, coordination::v1::Lease, core::v1::Secret,
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Secret},
 };
 use kube::{
     Api,
@@ -114,8 +116,9 @@ impl Stack {
         std::fs::write(self.folder.join("auth.conf"), trusted.replace("/data/accounts", &accounts))?;
         self.sync_certificates(namespace, mesh).await?;
         let config = format!(
-            "server_name: test\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\", max_file_store: 10G }}\n\
-             include auth.conf\ninclude certificates/revision.conf\n{}{}",
+            "server_name: {mesh}-broker-0\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\", max_file_store: 10G }}\n\
+             include auth.conf\ninclude certificates/revision.conf\n\
+             server_metadata {{ certificates: $certificates_revision }}\n{}{}",
             self.broker_port,
             self.folder.join("jetstream").display(),
             self.tls_block(),
@@ -124,15 +127,53 @@ impl Stack {
         let file = self.folder.join("nats.conf");
         std::fs::write(&file, config)?;
         let process = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file).spawn()?;
-        let ready = wait::eventually("broker", PATIENCE, async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", self.broker_port)).await.map(Some).map_err(|e| e.to_string())
-        });
-        ready.await.with_context(|| process.log_tail(20))?;
+        self.listens(&process).await?;
         self.broker = Some(process);
         Ok(())
     }
 
-    /// Starts a cluster of three brokers for a mesh that has no TLS. The operator and the tests talk to the first.
+    /// Starts the only broker of a mesh without TLS with the very files that the operator has made for it.
+    pub async fn start_configured_broker(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
+        self.sync_configuration(namespace, mesh).await?;
+        let file = self.folder.join("etc/nats.conf");
+        let start = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file);
+        let process = start.env("POD_NAME", format!("{mesh}-broker-0")).spawn()?;
+        self.listens(&process).await?;
+        self.broker = Some(process);
+        Ok(())
+    }
+
+    /// The kubelet's part for such a broker: brings its files up to date.
+    pub async fn sync_configuration(&self, namespace: &Namespace, mesh: &str) -> Result<()> {
+        let etc = self.folder.join("etc");
+        std::fs::create_dir_all(&etc)?;
+        let name = format!("{mesh}-broker");
+        let config = |map: &ConfigMap| map.data.as_ref()?.get("nats.conf").cloned();
+        let config = namespace.until::<ConfigMap, _>(&name, "a configuration", config).await?;
+        let trusted = namespace.secret(&name, "auth.conf").await?;
+        let here = |text: &str| {
+            let folder = self.folder.display();
+            text.replace("\"/data", &format!("\"{folder}/jetstream"))
+                .replace("\"/var/run/nats", &format!("\"{folder}"))
+                .replace("0.0.0.0:4222", &format!("127.0.0.1:{}", self.broker_port))
+                .replace("0.0.0.0:8222", "127.0.0.1:-1")
+        };
+        std::fs::write(etc.join("nats.conf"), here(&config))?;
+        std::fs::write(etc.join("auth.conf"), here(&trusted))?;
+        let revision = namespace.secret(&format!("{mesh}-broker-tls"), "revision.conf").await?;
+        std::fs::create_dir_all(etc.join("tls"))?;
+        Ok(std::fs::write(etc.join("tls/revision.conf"), revision)?)
+    }
+
+    async fn listens(&self, process: &Child) -> Result<()> {
+        let ready = wait::eventually("broker", PATIENCE, async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.broker_port)).await.map(Some).map_err(|e| e.to_string())
+        });
+        ready.await.map(drop).with_context(|| process.log_tail(20))
+    }
+
+    /// Starts a cluster of three brokers for a mesh that has no TLS, named as their pods would be. The operator and the
+    /// tests talk to the first.
     pub async fn start_cluster(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
         let routes: Vec<u16> = (0..3).map(|_| free_port()).collect::<std::io::Result<_>>()?;
         let urls = routes.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect::<Vec<_>>().join(", ");
@@ -145,7 +186,7 @@ impl Stack {
             let trust = std::fs::read_to_string(self.folder.join("auth.conf"))?;
             std::fs::write(own("auth.conf"), trust.replace(&theirs("accounts"), &own("accounts")))?;
             let config = first
-                .replace("server_name: test", &format!("server_name: test-{index}"))
+                .replace(&format!("server_name: {mesh}-broker-0"), &format!("server_name: {mesh}-broker-{index}"))
                 .replace(&format!("127.0.0.1:{}\n", self.broker_port), &format!("127.0.0.1:{}\n", free_port()?))
                 .replace(&theirs("jetstream"), &own("jetstream"))
                 .replace("include auth.conf", &format!("include auth.conf-{index}"))
@@ -157,17 +198,28 @@ impl Stack {
         Ok(())
     }
 
-    /// Starts a broker of the cluster, other than the first, again.
+    /// Starts a broker of the cluster again, with its port and its data.
     pub fn start_peer(&mut self, index: usize) -> Result<()> {
-        let file = self.folder.join(format!("nats.conf-{index}"));
+        let name = if index == 0 { "nats.conf".to_owned() } else { format!("nats.conf-{index}") };
+        let file = self.folder.join(name);
         let process = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file).spawn()?;
-        self.peers[index - 1] = Some(process);
+        *self.peer(index) = Some(process);
         Ok(())
     }
 
-    /// A broker of the cluster, other than the first, ends without warning.
+    /// A broker of the cluster ends without warning.
     pub fn kill_peer(&mut self, index: usize) {
-        self.peers[index - 1] = None;
+        *self.peer(index) = None;
+    }
+
+    /// Stops a broker of the cluster in the middle of what it does, or lets it go on.
+    pub fn pause_peer(&mut self, index: usize, pause: bool) -> Result<()> {
+        let process = self.peer(index).as_ref().context("it does not run")?;
+        if pause { process.pause() } else { process.go_on() }
+    }
+
+    fn peer(&mut self, index: usize) -> &mut Option<Child> {
+        if index == 0 { &mut self.broker } else { &mut self.peers[index - 1] }
     }
 
     /// The kubelet's part: brings the files of the broker up to date with their Secret.
@@ -188,6 +240,12 @@ impl Stack {
         } else {
             String::new()
         }
+    }
+
+    /// Whether the process that was started last still runs.
+    #[must_use]
+    pub fn broker_runs(&self) -> bool {
+        self.broker.as_ref().is_some_and(|broker| broker.exited().is_none())
     }
 
     /// The broker ends without warning.

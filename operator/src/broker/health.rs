@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, sync::PoisonError, time::Duration};
 
-use futures::StreamExt;
 use serde::Deserialize;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use super::{BrokerChange, MeshBroker};
-use crate::{mesh::certificates::files::REVISION, status_values::whole_seconds};
+use super::{BrokerChange, MeshBroker, system::ask_all};
+use crate::{
+    mesh::{build::config_file::REVISIONS, certificates::files::REVISION},
+    status_values::whole_seconds,
+};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long answers are awaited: the number of brokers that live is not known beforehand.
@@ -33,6 +35,8 @@ pub struct BrokerHealth {
     pub meta_leader: Option<String>,
     /// Revision of the certificates that it has loaded.
     pub certificates: Option<String>,
+    /// Revisions of the configuration files that it has loaded; of one that tells none, nothing is known.
+    pub configuration: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -102,26 +106,31 @@ fn started(health: &Health) -> BTreeMap<&str, &str> {
 /// `all`: whether those who have answered are all that are known.
 async fn ask(
     broker: &MeshBroker,
-    all: impl Fn(&BTreeMap<String, BrokerHealth>) -> bool,
+    all: impl Fn(&BTreeMap<String, BrokerHealth>) -> bool + Send + Sync,
 ) -> Result<Health, async_nats::Error> {
-    let inbox = broker.system.new_inbox();
-    let mut answers = broker.system.subscribe(inbox.clone()).await?;
-    broker.system.publish_with_reply("$SYS.REQ.SERVER.PING.VARZ", inbox, bytes::Bytes::new()).await?;
     let mut health = Health::default();
-    loop {
-        let window = if all(&health.brokers) { WINDOW } else { LATE };
-        let Ok(Some(message)) = timeout(window, answers.next()).await else { break };
-        if let Ok(Answer { data: Some(mut varz) }) = serde_json::from_slice(&message.payload) {
-            let meta_leader = varz.jetstream.and_then(|js| js.meta).and_then(|meta| meta.leader);
-            let said = BrokerHealth {
-                id: varz.server_id,
-                version: varz.version,
-                started_at: whole_seconds(&varz.start),
-                meta_leader: meta_leader.filter(|leader| !leader.is_empty()),
-                certificates: varz.metadata.remove(REVISION),
-            };
-            health.brokers.insert(varz.server_name, said);
+    ask_all(broker, "$SYS.REQ.SERVER.PING.VARZ", bytes::Bytes::new(), |message| {
+        let answer = message.and_then(|message| serde_json::from_slice(&message.payload).ok());
+        if let Some(Answer { data: Some(varz) }) = answer {
+            let (name, said) = said(varz);
+            health.brokers.insert(name, said);
         }
-    }
+        Some(if all(&health.brokers) { WINDOW } else { LATE })
+    })
+    .await?;
     Ok(health)
+}
+
+/// Name of a broker, and what it says.
+fn said(mut varz: Varz) -> (String, BrokerHealth) {
+    let meta_leader = varz.jetstream.and_then(|js| js.meta).and_then(|meta| meta.leader);
+    let said = BrokerHealth {
+        id: varz.server_id,
+        version: varz.version,
+        started_at: whole_seconds(&varz.start),
+        meta_leader: meta_leader.filter(|leader| !leader.is_empty()),
+        certificates: varz.metadata.remove(REVISION),
+        configuration: REVISIONS.iter().filter_map(|key| varz.metadata.remove(*key)).collect(),
+    };
+    (varz.server_name, said)
 }

@@ -6,6 +6,7 @@
 pub mod accounts;
 mod advisories;
 pub mod api;
+pub mod cluster;
 mod connection;
 pub mod consumers;
 pub mod given_up;
@@ -14,6 +15,7 @@ pub mod overlay;
 mod refresh;
 pub mod registry;
 pub mod reports;
+mod system;
 pub mod view;
 
 pub use api::BrokerError;

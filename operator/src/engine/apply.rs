@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::{Error, is_not_found};
 
@@ -53,6 +53,31 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     S: Serialize + PartialEq + Sync,
 {
+    // The uid makes the write fail instead of reaching a new object of the same name.
+    write_status(client, object, before, status, json!({ "uid": object.uid() })).await
+}
+
+/// The same for a status that carries on what the object shows: fails when the object has changed since it was read.
+pub async fn status_over<K, S>(client: &Client, object: &K, before: Option<&S>, status: &S) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    S: Serialize + PartialEq + Sync,
+{
+    let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version() });
+    write_status(client, object, before, status, metadata).await
+}
+
+async fn write_status<K, S>(
+    client: &Client,
+    object: &K,
+    before: Option<&S>,
+    status: &S,
+    metadata: Value,
+) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    S: Serialize + PartialEq + Sync,
+{
     if before == Some(status) {
         return Ok(false);
     }
@@ -60,8 +85,7 @@ where
     let patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        // The uid makes the write fail instead of reaching a new object of the same name.
-        "metadata": { "uid": object.uid() },
+        "metadata": metadata,
         "status": status,
     });
     match api.patch_status(&object.name_any(), &parameters(), &Patch::Apply(&patch)).await {

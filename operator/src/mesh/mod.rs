@@ -4,6 +4,7 @@ mod apply;
 pub mod build;
 pub mod certificates;
 mod resolve;
+mod roll;
 mod status;
 pub mod take_up;
 pub mod validate;
@@ -58,13 +59,13 @@ impl Controller for MeshController {
             return Ok(Outcome::Done);
         }
         if mesh.spec.paused == Some(true) {
-            status::write(context, &mesh, status::paused(), None).await?;
+            status::write(context, &mesh, status::paused(), None, None).await?;
             return Ok(Outcome::Settled);
         }
         let resolved = match resolve::run(context, &mesh).await? {
             Ok(resolved) => resolved,
             Err(verdict) => {
-                status::write(context, &mesh, status::unresolved(verdict), None).await?;
+                status::write(context, &mesh, status::unresolved(verdict), None, None).await?;
                 return Ok(Outcome::Waiting);
             }
         };
@@ -74,7 +75,7 @@ impl Controller for MeshController {
         let mut valid = match validate::run(&mesh, &context.images.broker) {
             Ok(valid) => valid,
             Err(verdict) => {
-                status::write(context, &mesh, status::rejected(verdict), None).await?;
+                status::write(context, &mesh, status::rejected(verdict), None, None).await?;
                 return Ok(Outcome::Rejected);
             }
         };
@@ -82,22 +83,35 @@ impl Controller for MeshController {
         service_mesh::keep_out(&mut valid.pod_template, proxies);
         let plan = self.certificates(&mesh, &valid, &resolved).await?;
         let Some(files) = &plan.files else {
-            status::write(context, &mesh, status::without_certificates(&plan), Some(&plan)).await?;
+            status::write(context, &mesh, status::without_certificates(&plan), Some(&plan), None).await?;
             return Ok(Outcome::SettledFor(until(plan.look_again, context.now())));
         };
         // On the heap: together these objects are larger than a task should carry.
+        let configuration = build::config_file::revisions(&valid, &resolved.keys.keys);
         let desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
         let applied = Box::pin(apply::run(context, &desired)).await?;
         connect(context, &valid, resolved.keys.keys, files).await?;
-        let take_up = take_up::run(context, &valid, &files.revision()).await?;
+        let wanted = take_up::Wanted {
+            certificates: &files.revision(),
+            configuration: &configuration,
+            started_with: build::stateful_set::started_with(&desired.stateful_set),
+        };
+        let take_up = take_up::run(context, &valid, &wanted).await?;
         let observed = mesh.status.as_ref().and_then(|status| status.observed_generation);
         if context.brokers.is_starting(&valid.key) && observed.is_some() && observed == mesh.metadata.generation {
             return Ok(Outcome::Progressing);
         }
-        let verdicts = status::programmed(context, &mesh, &applied, &plan, &take_up);
-        status::write(context, &mesh, verdicts, Some(&plan)).await?;
+        let roll = roll::run(context, &valid, &applied.stateful_set).await?;
+        roll::tell(context, &mesh, &roll).await;
+        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll);
+        status::write(context, &mesh, verdicts, Some(&plan), roll.restart.as_ref()).await?;
+        // After the status: what is done is always written down.
+        roll::execute::run(context, &valid.key, &roll).await?;
         if !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
             return Ok(Outcome::Progressing);
+        }
+        if let Some(outcome) = roll.outcome() {
+            return Ok(outcome);
         }
         Ok(Outcome::SettledFor(until(plan.look_again, context.now())))
     }

@@ -1,20 +1,27 @@
 //! The status of an EventMesh, from its pods and from what the brokers say of themselves.
 
-use std::sync::PoisonError;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+};
 
 use eventmesh_crds::{
     EventMesh,
     conditions::{self, ConditionType, Reason, Verdict},
-    mesh::{BrokerStatus, Endpoints, EventMeshStatus},
+    mesh::{BrokerRestart, BrokerStatus, Endpoints, EventMeshStatus},
     tls::CertificatesStatus,
 };
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::{
-    apply::{self as children, Applied},
+    apply as children,
     build::{listeners::Listener, names},
     certificates::{Files, Plan},
+    roll::{
+        self, Progress, Roll,
+        pods::{self, State},
+    },
     take_up::{self, TakeUp},
 };
 use crate::{
@@ -68,15 +75,10 @@ pub fn without_certificates(plan: &Plan) -> Vec<Verdict> {
 }
 
 /// Verdicts for a mesh whose children are applied.
-pub fn programmed(
-    context: &Context,
-    mesh: &EventMesh,
-    applied: &Applied,
-    plan: &Plan,
-    take_up: &TakeUp,
-) -> Vec<Verdict> {
+pub fn programmed(context: &Context, mesh: &EventMesh, plan: &Plan, take_up: &TakeUp, roll: &Roll) -> Vec<Verdict> {
     let (namespace, name) = namespaced(mesh);
     let brokers = brokers(context, &namespace, &name);
+    let failures = failures(&children::pods(context, &namespace, &name));
     let key = MeshKey { namespace, name };
     let connected = context.brokers.get(&key).is_some_and(|broker| broker.is_ready());
     let problem = |kind| plan.problem.clone().filter(|problem| problem.kind == kind);
@@ -87,7 +89,7 @@ pub fn programmed(
         accepted(mesh),
         record.or_else(|| problem(refs)).unwrap_or_else(|| Verdict::good(refs, Reason::ResolvedRefs, "")),
         problem(programmed).unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
-        available(replicas(mesh), &brokers, is_rolling(&applied.stateful_set), connected),
+        available(&Brokers::of(mesh, &brokers, &failures), &roll.progress(), connected),
     ]
 }
 
@@ -103,42 +105,68 @@ fn replicas(mesh: &EventMesh) -> usize {
     usize::try_from(mesh.spec.brokers.count()).unwrap_or_default()
 }
 
-fn is_rolling(stateful_set: &StatefulSet) -> bool {
-    stateful_set.status.as_ref().is_some_and(|status| {
-        status.observed_generation != stateful_set.metadata.generation
-            || status.updated_replicas.unwrap_or(0) < status.replicas
-                && status.current_revision != status.update_revision
-    })
+/// How many brokers are ready, and how it stands with each that is not.
+struct Brokers {
+    wanted: usize,
+    ready: usize,
+    away: Vec<String>,
+}
+
+impl Brokers {
+    /// `failures`: why brokers do not come up, by name.
+    fn of(mesh: &EventMesh, brokers: &[BrokerStatus], failures: &BTreeMap<String, String>) -> Self {
+        let restarts = mesh.status.iter().flat_map(|status| status.restarts.iter().flatten()).collect::<Vec<_>>();
+        let is_ready = |name: &str| brokers.iter().any(|broker| broker.ready && broker.name == name);
+        let wanted = replicas(mesh);
+        let names = (0..wanted).map(|ordinal| format!("{}-{ordinal}", names::brokers(&mesh.name_any())));
+        let away = names.filter(|name| !is_ready(name)).map(|name| {
+            let restart = restarts.iter().find(|restart| restart.broker == name);
+            let restart = restart.map(|one| format!("restarted at {}: {}", one.time, one.message));
+            let told: Vec<String> = restart.into_iter().chain(failures.get(&name).cloned()).collect();
+            if told.is_empty() { name } else { format!("{name} ({})", told.join("; ")) }
+        });
+        Self { wanted, ready: brokers.iter().filter(|broker| broker.ready).count(), away: away.collect() }
+    }
+}
+
+fn failures(pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
+    let failure = |pod: &Arc<Pod>| match pods::read(pod).state {
+        State::Failing(why) => Some((pod.name_any(), why)),
+        _ => None,
+    };
+    pods.iter().filter_map(failure).collect()
 }
 
 /// True while a majority works, since events flow then; the reason says whether it is all of them.
-fn available(wanted: usize, brokers: &[BrokerStatus], rolling: bool, connected: bool) -> Verdict {
-    let ready = brokers.iter().filter(|broker| broker.ready).count();
-    let absent = brokers.iter().filter(|broker| !broker.ready).map(|broker| broker.name.as_str()).collect::<Vec<_>>();
+fn available(brokers: &Brokers, progress: &Progress, connected: bool) -> Verdict {
+    let Brokers { wanted, ready, away } = brokers;
     let count = format!("{ready} of {wanted} brokers are ready");
-    let message = if absent.is_empty() { count } else { format!("{count}; not ready: {}", absent.join(", ")) };
+    let message = if away.is_empty() { count } else { format!("{count}; not ready: {}", away.join(", ")) };
+    let works = *ready > wanted / 2;
     let kind = ConditionType::Available;
-    if ready <= wanted / 2 {
-        Verdict::bad(kind, Reason::BrokersStarting, message)
-    } else if !connected {
-        let message = format!("{message}; the operator is not connected to them yet");
-        Verdict::bad(kind, Reason::BrokerUnavailable, message)
-    } else if rolling {
-        Verdict::good(kind, Reason::RollingOut, message)
-    } else if ready < wanted {
-        Verdict::good(kind, Reason::Degraded, message)
-    } else {
-        Verdict::good(kind, Reason::Available, message)
+    match progress {
+        Progress::Stopped(_) => {
+            let message = format!("{message}; the roll has stopped there");
+            Verdict { kind, status: Some(works && connected), reason: Reason::RollStopped, message }
+        }
+        _ if !works => Verdict::bad(kind, Reason::BrokersStarting, message),
+        _ if !connected => {
+            let message = format!("{message}; the operator is not connected to them yet");
+            Verdict::bad(kind, Reason::BrokerUnavailable, message)
+        }
+        Progress::Going(step) => Verdict::good(kind, Reason::RollingOut, format!("{message}; {step}")),
+        Progress::Settled if ready < wanted => Verdict::good(kind, Reason::Degraded, message),
+        Progress::Settled => Verdict::good(kind, Reason::Available, message),
     }
 }
+
+/// Why a mesh that works is not ready.
+const REDUCED: [Reason; 3] = [Reason::Degraded, Reason::RollingOut, Reason::RollStopped];
 
 /// `Ready` only when all brokers are: a mesh that has lost one has no reserve left.
 fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
     let mut all = conditions::with_ready(verdicts);
-    let reduced = all
-        .iter()
-        .find(|v| v.kind == ConditionType::Available && matches!(v.reason, Reason::Degraded | Reason::RollingOut))
-        .cloned();
+    let reduced = all.iter().find(|v| v.kind == ConditionType::Available && REDUCED.contains(&v.reason)).cloned();
     if let (Some(available), Some(ready)) = (reduced, all.first_mut())
         && ready.status == Some(true)
     {
@@ -147,12 +175,14 @@ fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
     all
 }
 
-/// `plan` is absent where a pass has not come to certificates; what the status says of them stays then.
+/// `plan` is absent where a pass has not come to certificates; what the status says of them stays then. `restart` is what
+/// this pass is going to do.
 pub async fn write(
     context: &Context,
     mesh: &EventMesh,
     verdicts: Vec<Verdict>,
     plan: Option<&Plan>,
+    restart: Option<&BrokerRestart>,
 ) -> Result<(), Error> {
     let (namespace, name) = namespaced(mesh);
     let key = MeshKey { namespace, name };
@@ -176,6 +206,10 @@ pub async fn write(
             .filter_map(|broker| broker.version.clone())
             .min_by(|a, b| order(a).cmp(&order(b))),
         brokers: Some(brokers),
+        restarts: match roll::recorded(before.restarts.as_deref().unwrap_or_default(), restart) {
+            restarts if restarts.is_empty() => None,
+            restarts => Some(restarts),
+        },
         topics: Some(count(
             context.cache.topics.state().iter().filter(|t| mesh_key(&t.spec.mesh, &namespace_of(&***t)) == key),
         )),
@@ -194,7 +228,7 @@ pub async fn write(
             None => before.identities,
         },
     };
-    apply::status(&context.client, mesh, mesh.status.as_ref(), &status).await?;
+    apply::status_over(&context.client, mesh, mesh.status.as_ref(), &status).await?;
     Ok(())
 }
 
@@ -266,40 +300,72 @@ fn broker_status(pod: &Pod, health: &Health) -> BrokerStatus {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use serde_json::json;
 
     use super::*;
 
-    fn brokers(ready: &[bool]) -> Vec<BrokerStatus> {
+    /// A mesh of as many brokers, some of which are ready.
+    fn brokers(ready: &[bool]) -> Brokers {
+        let restarts = json!([{"broker": "m-broker-1", "podUid": "u", "time": "T", "reason": "ImageChanged", "message": "image changed from a to b"}]);
+        let mesh = json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "EventMesh", "metadata": {"name": "m"},
+            "spec": {"brokers": {"replicas": ready.len()}}, "status": {"conditions": [], "restarts": restarts},
+        });
         let broker = |(i, ready): (usize, &bool)| BrokerStatus {
-            name: format!("b-{i}"),
+            name: format!("m-broker-{i}"),
             ready: *ready,
             ..BrokerStatus::default()
         };
-        ready.iter().enumerate().map(broker).collect()
+        let all: Vec<_> = ready.iter().enumerate().map(broker).collect();
+        let failures = BTreeMap::from([("m-broker-2".to_owned(), "ErrImagePull".to_owned())]);
+        Brokers::of(&serde_json::from_value(mesh).expect("a mesh"), &all, &failures)
+    }
+
+    fn going() -> Progress {
+        Progress::Going("restarting".to_owned())
+    }
+
+    fn stopped() -> Progress {
+        Progress::Stopped("no such image".to_owned())
     }
 
     #[rstest]
-    #[case(&[true, true, true], false, true, Some(true), Reason::Available)]
-    #[case(&[true, true, true], false, false, Some(false), Reason::BrokerUnavailable)]
-    #[case(&[true, true, false], false, true, Some(true), Reason::Degraded)]
-    #[case(&[true, true, false], true, true, Some(true), Reason::RollingOut)]
-    #[case(&[true, false, false], false, true, Some(false), Reason::BrokersStarting)]
-    #[case(&[], false, false, Some(false), Reason::BrokersStarting)]
+    #[case(&[true, true, true], Progress::Settled, true, Some(true), Reason::Available)]
+    #[case(&[true, true, true], Progress::Settled, false, Some(false), Reason::BrokerUnavailable)]
+    #[case(&[true, true, false], Progress::Settled, true, Some(true), Reason::Degraded)]
+    #[case(&[true, true, false], going(), true, Some(true), Reason::RollingOut)]
+    #[case(&[true, true, false], stopped(), true, Some(true), Reason::RollStopped)]
+    #[case(&[true, false, false], Progress::Settled, true, Some(false), Reason::BrokersStarting)]
+    #[case(&[true, false, false], stopped(), true, Some(false), Reason::RollStopped)]
+    #[case(&[false], going(), true, Some(false), Reason::BrokersStarting)]
     fn availability(
         #[case] ready: &[bool],
-        #[case] rolling: bool,
+        #[case] progress: Progress,
         #[case] connected: bool,
         #[case] status: Option<bool>,
         #[case] reason: Reason,
     ) {
-        let verdict = available(3, &brokers(ready), rolling, connected);
+        let verdict = available(&brokers(ready), &progress, connected);
         assert_eq!((verdict.status, verdict.reason), (status, reason));
     }
 
     #[test]
-    fn a_degraded_mesh_is_available_but_not_ready() {
-        let verdicts = with_ready(vec![available(3, &brokers(&[true, true, false]), false, true)]);
-        assert_eq!((verdicts[0].status, verdicts[0].reason), (Some(false), Reason::Degraded));
+    fn a_broker_that_is_away_is_named_with_its_restart_and_what_is_wrong() {
+        let message = available(&brokers(&[true, true, false]), &stopped(), true).message;
+        let away = "m-broker-2 (ErrImagePull)";
+        assert_eq!(message, format!("2 of 3 brokers are ready; not ready: {away}; the roll has stopped there"));
+        let message = available(&brokers(&[true, false, true]), &going(), true).message;
+        let restart = "m-broker-1 (restarted at T: image changed from a to b)";
+        assert_eq!(message, format!("2 of 3 brokers are ready; not ready: {restart}; restarting"));
+    }
+
+    #[rstest]
+    #[case(Progress::Settled, Reason::Degraded)]
+    #[case(going(), Reason::RollingOut)]
+    #[case(stopped(), Reason::RollStopped)]
+    fn a_degraded_mesh_is_available_but_not_ready(#[case] progress: Progress, #[case] reason: Reason) {
+        let verdicts = with_ready(vec![available(&brokers(&[true, true, false]), &progress, true)]);
+        assert_eq!((verdicts[0].status, verdicts[0].reason), (Some(false), reason));
         assert_eq!(verdicts[1].status, Some(true));
     }
 

@@ -12,6 +12,7 @@ mod injection;
 mod leaks;
 mod meshes;
 mod refusals;
+mod rolls;
 mod service_mesh;
 mod subscriptions;
 mod tls;

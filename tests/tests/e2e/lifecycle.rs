@@ -10,6 +10,7 @@ use eventmesh_tests::{
     mqtt::{Receiver, Sender},
     objects::all_ready,
     paths,
+    wait::eventually,
 };
 use k8s_openapi::api::core::v1::{Namespace as CoreNamespace, PersistentVolumeClaim, Pod, Service};
 use kube::{
@@ -115,7 +116,7 @@ fn a_namespace_deleted_with_all_that_is_in_it_goes() -> Result<()> {
 }
 
 #[test]
-fn a_changed_setting_is_rolled_out_broker_by_broker() -> Result<()> {
+fn a_change_is_rolled_out_broker_by_broker_and_a_setting_without_a_restart() -> Result<()> {
     shared("roll", async |test| {
         let broker = test.mesh(3, "").await?;
         test.ns.apply(&topic("roll", "")).await?;
@@ -123,11 +124,17 @@ fn a_changed_setting_is_rolled_out_broker_by_broker() -> Result<()> {
         let before = pod_uids(test).await?;
         let settings = json!({"spec": {"brokers": {"settings": {"maxPayload": "2Mi"}}}});
         test.ns.patch::<EventMesh>("m", settings).await?;
-        test.ns.ready::<EventMesh>("m").await?;
-        let after = pod_uids(test).await?;
-        assert!(before.is_disjoint(&after), "not every broker was restarted");
         // Larger than the old limit, and it is stored.
-        broker.publish("roll.a", vec![b'x'; 1_500_000]).await?;
+        let large = async || broker.publish("roll.a", vec![b'x'; 1_500_000]).await.map(Some);
+        eventually("the larger limit", 2 * SOON, async || large().await.map_err(|error| error.to_string())).await?;
+        assert_eq!(pod_uids(test).await?, before, "a broker was restarted for a setting");
+
+        test.ns.patch::<EventMesh>("m", json!({"spec": {"brokers": {"storage": {"sync": "5s"}}}})).await?;
+        let rolled = |mesh: &EventMesh| mesh.status.clone()?.restarts.filter(|restarts| restarts.len() == 3);
+        let restarts = test.ns.until::<EventMesh, _>("m", "rolled out", rolled).await?;
+        assert!(restarts.iter().all(|restart| restart.message == "configuration changed: jetstream"), "{restarts:?}");
+        test.ns.ready::<EventMesh>("m").await?;
+        assert!(before.is_disjoint(&pod_uids(test).await?), "not every broker was restarted");
         Ok(())
     })
 }

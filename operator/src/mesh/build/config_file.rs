@@ -9,10 +9,12 @@ use eventmesh_crds::quantity::ByteQuantity;
 
 use super::{
     super::{
-        certificates::files::{REVISION_FILE, ROUTE_AUTHORITY, ROUTE_CERTIFICATE, ROUTE_KEY},
+        certificates::files::{
+            REVISION, REVISION_FILE, REVISION_VARIABLE, ROUTE_AUTHORITY, ROUTE_CERTIFICATE, ROUTE_KEY,
+        },
         validate::ValidMesh,
     },
-    listeners, names,
+    hash, listeners, names,
 };
 use crate::identity::MeshKeys;
 
@@ -38,8 +40,34 @@ pub const MONITOR_PORT: i32 = 8222;
 const LEAST_MAX_PAYLOAD: i64 = 1 << 20;
 const DEFAULT_MAX_CONNECTIONS: i32 = 65536;
 
-/// Everything but whom they trust.
+/// Keys of the brokers' metadata that tell which of the files below they have loaded.
+pub const REVISIONS: [&str; 2] = ["configuration", "cluster"];
+/// What the file of the cluster defines; the other one refers to it.
+pub const CLUSTER_VARIABLE: &str = "cluster_revision";
+
+/// What brokers tell that have loaded all of the configuration, in the order of [`REVISIONS`].
+pub fn revisions(mesh: &ValidMesh, keys: &MeshKeys) -> Vec<String> {
+    let cluster = is_cluster(mesh).then(|| hash(&[&cluster_block(mesh, keys)]));
+    std::iter::once(hash(&[&settings(mesh)])).chain(cluster).collect()
+}
+
+/// Whether the brokers read the file of the cluster.
+pub fn is_cluster(mesh: &ValidMesh) -> bool {
+    mesh.replicas > 1
+}
+
+/// Everything but whom they trust. Each file tells its own revision, since the kubelet may exchange one before the other.
 pub fn broker(mesh: &ValidMesh) -> String {
+    let mut file = settings(mesh);
+    let [configuration, cluster] = REVISIONS;
+    let own = hash(&[&file]);
+    let theirs = if is_cluster(mesh) { format!(", {cluster}: ${CLUSTER_VARIABLE}") } else { String::new() };
+    let _ =
+        writeln!(file, "server_metadata {{ {REVISION}: ${REVISION_VARIABLE}, {configuration}: \"{own}\"{theirs} }}");
+    file
+}
+
+fn settings(mesh: &ValidMesh) -> String {
     let max_payload =
         mesh.settings.max_payload.as_ref().map_or(LEAST_MAX_PAYLOAD, ByteQuantity::bytes).max(LEAST_MAX_PAYLOAD);
     let max_connections = mesh.settings.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
@@ -63,7 +91,7 @@ pub fn broker(mesh: &ValidMesh) -> String {
         mesh.sync_interval
     );
     file.push_str(&listeners::config(mesh));
-    if mesh.replicas > 1 {
+    if is_cluster(mesh) {
         let _ = writeln!(file, "include \"./{CLUSTER_FILE}\"");
     }
     for (key, value) in &mesh.extra_config {
@@ -76,6 +104,11 @@ pub fn broker(mesh: &ValidMesh) -> String {
 /// How the brokers find each other and prove who they are: each shows a certificate of the mesh's own authority, which
 /// signs for nobody else.
 pub fn cluster(mesh: &ValidMesh, keys: &MeshKeys) -> String {
+    let block = cluster_block(mesh, keys);
+    format!("{CLUSTER_VARIABLE}: \"{}\"\n{block}", hash(&[&block]))
+}
+
+fn cluster_block(mesh: &ValidMesh, keys: &MeshKeys) -> String {
     let name = &mesh.key.name;
     let (user, password) = (CLUSTER_USER, &keys.cluster_password);
     let mut routes = String::new();

@@ -4,6 +4,7 @@ mod access;
 mod budget;
 pub mod certificate;
 pub mod config_file;
+pub mod fingerprint;
 pub mod listeners;
 pub mod names;
 mod network_policy;
@@ -11,7 +12,7 @@ pub mod secrets;
 mod services;
 #[cfg(test)]
 mod snapshots;
-mod stateful_set;
+pub mod stateful_set;
 
 use std::collections::BTreeMap;
 
@@ -54,7 +55,9 @@ pub fn run(object: &EventMesh, mesh: &ValidMesh, keys: &MeshKeys, files: &Files)
     let config = config_file::broker(mesh);
     let auth = config_file::auth(keys);
     let cluster = config_file::cluster(mesh, keys);
-    let hash = hash(&[&config, &auth, &cluster]);
+    let cluster_file = config_file::is_cluster(mesh).then_some(cluster.as_str());
+    let files_of_brokers: Vec<&str> = [config.as_str(), auth.as_str()].into_iter().chain(cluster_file).collect();
+    let fingerprint = fingerprint::restarting(&files_of_brokers);
     Desired {
         service_account: access::service_account(mesh),
         config_map: ConfigMap {
@@ -67,7 +70,7 @@ pub fn run(object: &EventMesh, mesh: &ValidMesh, keys: &MeshKeys, files: &Files)
         tls_secret: secrets::broker_tls(mesh, files),
         budget: budget::run(mesh),
         network_policy: network_policy::run(mesh),
-        stateful_set: stateful_set::run(mesh, &hash, &keys.monitoring_path()),
+        stateful_set: stateful_set::run(mesh, &fingerprint, &keys.monitoring_path()),
     }
 }
 

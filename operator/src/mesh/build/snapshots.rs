@@ -110,16 +110,19 @@ fn cert_manager_is_asked_for_every_name() {
 }
 
 #[test]
-fn a_changed_setting_changes_the_pods_and_nothing_else_does() {
+fn what_needs_a_restart_changes_the_pods_and_nothing_else_does() {
     let annotations = |mesh: &EventMesh| {
         let Ok(valid) = validate::run(mesh, "registry.example/broker:1") else { panic!("the example is valid") };
         let template = run(mesh, &valid, &MeshKeys::fixed(), &files()).stateful_set.spec.expect("a spec").template;
         template.metadata.and_then(|metadata| metadata.annotations)
     };
     let before = example();
+    let mut sync = before.clone();
+    sync.spec.brokers.storage = serde_json::from_value(serde_json::json!({"size": "1Gi", "sync": "3s"})).ok();
+    assert_ne!(annotations(&sync), annotations(&before));
     let mut settings = before.clone();
     settings.spec.brokers.settings = serde_json::from_value(serde_json::json!({"maxConnections": 100})).ok();
-    assert_ne!(annotations(&settings), annotations(&before));
+    assert_eq!(annotations(&settings), annotations(&before), "brokers take it up while they run");
     let mut consent = before.clone();
     consent.spec.allowed_namespaces = None;
     assert_eq!(annotations(&consent), annotations(&before), "consent is not the brokers' business");

@@ -41,8 +41,10 @@ use super::{
 };
 use crate::pods;
 
-/// Annotation that rolls the brokers when their configuration changes.
-const CONFIG_HASH: &str = "eventmesh.dev/config-hash";
+/// Name of the brokers' container.
+pub const BROKER: &str = "broker";
+/// Annotation that changes with that part of the brokers' configuration which needs a restart.
+pub const CONFIG_HASH: &str = "eventmesh.dev/config-hash";
 /// Longer than the lame-duck time of the configuration file (5 s and 30 s).
 const TERMINATION_GRACE: i64 = 60;
 
@@ -59,7 +61,8 @@ pub fn run(mesh: &ValidMesh, config_hash: &str, monitoring: &str) -> StatefulSet
             service_name: Some(names::headless(&mesh.key.name)),
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
+                // The operator ends the pods, one at a time and when it hurts nobody.
+                type_: Some("OnDelete".to_owned()),
                 ..StatefulSetUpdateStrategy::default()
             }),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
@@ -74,6 +77,12 @@ pub fn run(mesh: &ValidMesh, config_hash: &str, monitoring: &str) -> StatefulSet
         }),
         ..StatefulSet::default()
     }
+}
+
+/// The fingerprint of the configuration that its pods are started with.
+pub fn started_with(set: &StatefulSet) -> Option<&str> {
+    let annotations = set.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref()?;
+    annotations.get(CONFIG_HASH).map(String::as_str)
 }
 
 fn template(mesh: &ValidMesh, config_hash: &str, monitoring: &str) -> PodTemplateSpec {
@@ -128,7 +137,7 @@ fn container(mesh: &ValidMesh, monitoring: &str) -> Container {
     let mut ports = vec![port("nats", CLIENT_PORT), port("cluster", CLUSTER_PORT), port("monitor", MONITOR_PORT)];
     ports.extend(mesh.listeners.iter().map(|(listener, _)| port(listener.name(), listener.port(tls))));
     Container {
-        name: "broker".to_owned(),
+        name: BROKER.to_owned(),
         image: Some(mesh.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIRECTORY}/{BROKER_FILE}")]),

@@ -17,6 +17,8 @@ pub const ROUTE_KEY: &str = "route.key";
 pub const ROUTE_AUTHORITY: &str = "route-ca.crt";
 /// Part of the brokers' configuration: makes each broker tell which certificates it has loaded.
 pub const REVISION_FILE: &str = "revision.conf";
+/// What this file defines; the configuration refers to it.
+pub const REVISION_VARIABLE: &str = "certificates_revision";
 /// Key of the brokers' metadata that tells the revision.
 pub const REVISION: &str = "certificates";
 
@@ -46,7 +48,7 @@ impl Files {
             (ROUTE_CERTIFICATE, self.route.certificate.clone()),
             (ROUTE_KEY, self.route.key.clone()),
             (ROUTE_AUTHORITY, self.route_authority.clone()),
-            (REVISION_FILE, format!("server_metadata {{ {REVISION}: \"{}\" }}\n", self.revision())),
+            (REVISION_FILE, format!("{REVISION_VARIABLE}: \"{}\"\n", self.revision())),
         ]
         .into_iter()
         .chain(self.authority.clone().map(|pem| (AUTHORITY, pem)))

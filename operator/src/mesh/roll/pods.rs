@@ -1,0 +1,128 @@
+//! What the pod of a broker says of itself. Pure.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use kube::ResourceExt;
+
+/// Label by which a StatefulSet's controller tells what a pod was made from.
+const REVISION: &str = "controller-revision-hash";
+
+/// The pod of a broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerPod {
+    pub name: String,
+    pub uid: String,
+    /// Of the object, so that a later change of it is seen.
+    pub resource_version: String,
+    /// What it was made from.
+    pub revision: String,
+    /// Whether it takes TLS from clients.
+    pub has_tls: bool,
+    pub state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    Starting,
+    /// It is being deleted.
+    Leaving,
+    /// It does not come up, and why.
+    Failing(String),
+}
+
+#[must_use]
+pub fn read(pod: &Pod) -> BrokerPod {
+    BrokerPod {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        resource_version: pod.resource_version().unwrap_or_default(),
+        revision: pod.labels().get(REVISION).cloned().unwrap_or_default(),
+        has_tls: pod.spec.as_ref().is_some_and(|spec| has_tls(&spec.containers)),
+        state: state(pod),
+    }
+}
+
+/// The probes ask the way clients have to connect.
+#[must_use]
+pub fn has_tls(containers: &[k8s_openapi::api::core::v1::Container]) -> bool {
+    let probes = containers.iter().filter_map(|container| container.readiness_probe.as_ref()?.http_get.as_ref());
+    probes.into_iter().any(|get| get.scheme.as_deref() == Some("HTTPS"))
+}
+
+fn state(pod: &Pod) -> State {
+    let status = pod.status.clone().unwrap_or_default();
+    if pod.metadata.deletion_timestamp.is_some() {
+        State::Leaving
+    } else if status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True") {
+        State::Ready
+    } else {
+        failure(&status).map_or(State::Starting, State::Failing)
+    }
+}
+
+fn failure(status: &PodStatus) -> Option<String> {
+    let unplaced = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(unplaced) = unplaced {
+        return Some(format!("no node takes it: {}", unplaced.message.as_deref().unwrap_or("no reason given")));
+    }
+    status.container_statuses.iter().flatten().find_map(failed_container)
+}
+
+fn failed_container(status: &ContainerStatus) -> Option<String> {
+    // How it ended tells more than that its next start is awaited.
+    if let Some(ended) = status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
+        let reason = ended.reason.as_deref().unwrap_or("no reason given");
+        let times = status.restart_count;
+        return Some(format!(
+            "its container has ended {times} times, last with exit code {} ({reason})",
+            ended.exit_code
+        ));
+    }
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    match waiting.reason.as_deref()? {
+        "ContainerCreating" | "PodInitializing" => None,
+        reason => Some(match &waiting.message {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: &Value) -> BrokerPod {
+        let metadata = json!({"name": "m-broker-0", "uid": "u", "resourceVersion": "7", "labels": {REVISION: "r1"}});
+        read(&serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("a pod"))
+    }
+
+    #[test]
+    fn who_it_is_and_what_it_was_made_from() {
+        let seen = pod(&json!({}));
+        let (uid, version, revision) = (seen.uid.as_str(), seen.resource_version.as_str(), seen.revision.as_str());
+        assert_eq!((seen.name.as_str(), uid, version, revision), ("m-broker-0", "u", "7", "r1"));
+        assert_eq!((seen.state, seen.has_tls), (State::Starting, false));
+    }
+
+    #[rstest]
+    #[case(json!({"conditions": [{"type": "Ready", "status": "True"}]}), State::Ready)]
+    #[case(json!({"containerStatuses": [container(&json!({"waiting": {"reason": "ContainerCreating"}}), &json!({}))]}), State::Starting)]
+    #[case(json!({"containerStatuses": [container(&json!({"running": {}}), &json!({}))]}), State::Starting)]
+    #[case(json!({"containerStatuses": [container(&json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}}), &json!({}))]}),
+        State::Failing("ErrImagePull: no such image".to_owned()))]
+    #[case(json!({"containerStatuses": [container(&json!({"running": {}}), &json!({"terminated": {"exitCode": 1, "reason": "Error"}}))]}),
+        State::Failing("its container has ended 3 times, last with exit code 1 (Error)".to_owned()))]
+    #[case(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}),
+        State::Failing("no node takes it: 0/3 nodes".to_owned()))]
+    fn how_it_is(#[case] status: Value, #[case] state: State) {
+        assert_eq!(pod(&status).state, state);
+    }
+
+    fn container(state: &Value, last: &Value) -> Value {
+        json!({"name": "broker", "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": state, "lastState": last})
+    }
+}
