@@ -1,6 +1,7 @@
 //! The EventMesh controller: the brokers of a mesh as a StatefulSet and what belongs to it.
 
 mod apply;
+mod availability;
 pub mod build;
 pub mod certificates;
 mod resolve;
