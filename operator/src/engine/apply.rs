@@ -54,7 +54,7 @@ where
     S: Serialize + PartialEq + Sync,
 {
     // The uid makes the write fail instead of reaching a new object of the same name.
-    write_status(client, object, before, status, json!({ "uid": object.uid() })).await
+    write_status(client, object, before, status, &json!({ "uid": object.uid() })).await
 }
 
 /// The same for a status that carries on what the object shows: fails when the object has changed since it was read.
@@ -64,7 +64,7 @@ where
     S: Serialize + PartialEq + Sync,
 {
     let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version() });
-    write_status(client, object, before, status, metadata).await
+    write_status(client, object, before, status, &metadata).await
 }
 
 async fn write_status<K, S>(
@@ -72,7 +72,7 @@ async fn write_status<K, S>(
     object: &K,
     before: Option<&S>,
     status: &S,
-    metadata: Value,
+    metadata: &Value,
 ) -> Result<bool, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,

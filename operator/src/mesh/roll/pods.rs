@@ -1,6 +1,6 @@
 //! What the pod of a broker says of itself. Pure.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 use kube::ResourceExt;
 
 /// Label by which a StatefulSet's controller tells what a pod was made from.
@@ -44,7 +44,7 @@ pub fn read(pod: &Pod) -> BrokerPod {
 
 /// The probes ask the way clients have to connect.
 #[must_use]
-pub fn has_tls(containers: &[k8s_openapi::api::core::v1::Container]) -> bool {
+pub fn has_tls(containers: &[Container]) -> bool {
     let probes = containers.iter().filter_map(|container| container.readiness_probe.as_ref()?.http_get.as_ref());
     probes.into_iter().any(|get| get.scheme.as_deref() == Some("HTTPS"))
 }
