@@ -2,12 +2,18 @@
 //!
 //! Of a group only its leader knows who has what, so each group is told by its leader and by nobody else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{BrokerError, MeshBroker, api::Api, system::ask_all};
+
+/// How long another answer is awaited: a broker that is missing may only be slow.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was said, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,8 +112,12 @@ impl MeshBroker {
     /// Asks `expected` brokers for everything that they keep copies of.
     pub async fn cluster(&self, expected: usize) -> Result<Cluster, BrokerError> {
         let request = json!({"accounts": true, "streams": true, "consumer": true, "limit": i32::MAX}).to_string();
-        let asked = ask_all(self, "$SYS.REQ.SERVER.PING.JSZ", request.into(), Some(expected)).await;
-        let messages = asked.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        let mut messages = Vec::new();
+        let asked = ask_all(self, "$SYS.REQ.SERVER.PING.JSZ", request.into(), |message| {
+            messages.extend(message);
+            (messages.len() < expected).then_some(PATIENCE)
+        });
+        asked.await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
         let answers: Result<Vec<Answer>, _> = messages.iter().map(|m| serde_json::from_slice(&m.payload)).collect();
         Ok(read(&answers?))
     }
