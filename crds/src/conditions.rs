@@ -20,13 +20,22 @@ pub enum ConditionType {
     Programmed,
     /// The brokers of the mesh work (EventMesh).
     Available,
+    /// Every link to another mesh is up (EventMesh with links).
+    Linked,
     /// Every route is connected on both sides (Bridge).
     Connected,
 }
 
 impl ConditionType {
-    pub const ALL: [Self; 6] =
-        [Self::Ready, Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Available, Self::Connected];
+    pub const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::Accepted,
+        Self::ResolvedRefs,
+        Self::Programmed,
+        Self::Available,
+        Self::Linked,
+        Self::Connected,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -36,6 +45,7 @@ impl ConditionType {
             Self::ResolvedRefs => "ResolvedRefs",
             Self::Programmed => "Programmed",
             Self::Available => "Available",
+            Self::Linked => "Linked",
             Self::Connected => "Connected",
         }
     }
@@ -69,6 +79,7 @@ reasons! {
     Programmed: "What the spec asks for has been set up.",
     Available: "All brokers are ready.",
     Connected: "Every route is connected on both sides.",
+    Linked: "Every link is up.",
     Observed: "The Topic has `managed: false`: its stream exists and is reported, and the operator does not change it.",
     // Waiting.
     Pending: "The operator has not come to this yet, or waits for an earlier condition.",
@@ -79,6 +90,8 @@ reasons! {
     BrokerUnavailable: "The operator has no connection to the brokers of the mesh. Look at the EventMesh; the operator goes on by itself once they answer.",
     Connecting: "Pods have started and are not yet connected on both sides; the message names the route and the last error.",
     NoReport: "No bridge pod has reported in the last 30 seconds. Look at the pods and their logs.",
+    LinkPending: "The account or the credentials of a link are being made. The operator goes on by itself.",
+    LinkConnecting: "The brokers are not connected over a link; the message names it and says who dials. If it lasts, look at the logs of the brokers that dial: the address, the certificate authority or the credentials may be wrong, or a wall is in between.",
     // Stopped by the user.
     Paused: "The object or its mesh is paused by its spec. With status True everything is as the spec asks.",
     // Refusals: Accepted.
@@ -112,6 +125,17 @@ reasons! {
     SecretKeyMissing: "A Secret that the spec names lacks a key; the message says which.",
     CertificatePending: "The certificate that the spec asks for is not there yet; the message says who has to make it. The operator waits, and brokers keep the one they have.",
     CertificateInvalid: "The certificate that the spec names cannot be used; the message says what is wrong and what to do. Brokers keep the one they have.",
+    // Refusals: Linked. The other links of the mesh, and everything else, go on.
+    LinkToItself: "A link leads to its own mesh. Name another mesh.",
+    LinkNotConsented: "The other mesh has no link to this one, or more than one; the message says what its owner has to add.",
+    LinkTaken: "Another link of this mesh leads to the same mesh already. Put the subjects of both into one.",
+    LinkSameName: "The two meshes have the same name, by which their brokers would take each other for one cluster. Link meshes of different names.",
+    LinkNobodyListens: "Neither mesh has spec.listeners.leaf, so neither can be dialled. Add `leaf: {}` at one side.",
+    LinkLoop: "A link exports and imports the same subjects, so that events would go back to where they come from. Remove the subject from one of the lists.",
+    LinkImportTaken: "An earlier link of the mesh imports overlapping subjects: an event could come twice, or go round in a ring. Import each subject over one link.",
+    LinkExportMixed: "A link exports subjects of which another link imports a part: what is passed on and what is the mesh's own cannot be told apart. Export the two parts as two subjects.",
+    LinkWouldRepeat: "This side dials with several brokers, of which each gets a copy of what comes in: events of a live Topic, or ones that are passed on, would come more than once. Let the other side dial: remove listeners.leaf there and add it here.",
+    LinkSecretInvalid: "The Secret of a link holds no credentials of a link, or they have expired; the message says what is wrong. Take a new copy of the Secret of the other side.",
     // Failures: Programmed, Available, Connected.
     StreamConflict: "The broker holds a stream of this name that belongs to another object or was made by hand. Delete it, or set `managed: false` to report it.",
     StreamNotFound: "The Topic has `managed: false` and the broker holds no such stream.",

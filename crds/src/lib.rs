@@ -6,6 +6,7 @@
 pub mod bridge;
 pub mod common;
 pub mod conditions;
+pub mod link;
 pub mod mesh;
 pub mod quantity;
 pub mod subscription;

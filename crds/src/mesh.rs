@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     common::{conditions_schema, duration_schema, std_duration},
+    link::{Link, LinkStatus},
     quantity::ByteQuantity,
     tls::{CertificatesStatus, Tls, TlsIssuer},
 };
@@ -62,6 +63,12 @@ pub struct EventMeshSpec {
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub clients: Option<Vec<MeshClient>>,
+    /// Links to other meshes, over which events cross when somebody at the other side wants them. Meshes that are linked must have
+    /// different names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub links: Option<Vec<Link>>,
     /// Credentials that the operator issues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identities: Option<Identities>,
@@ -424,7 +431,7 @@ pub struct EventMeshStatus {
     /// The generation of the spec that the rest of this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Conditions: Ready, Accepted, ResolvedRefs, Programmed, Available.
+    /// Conditions: Ready, Accepted, ResolvedRefs, Programmed, Available, and Linked where the spec has links.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -446,6 +453,9 @@ pub struct EventMeshStatus {
     /// The certificates of the brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
+    /// Links to other meshes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<Vec<LinkStatus>>,
     /// Topics that name this mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topics: Option<i64>,

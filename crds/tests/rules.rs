@@ -39,6 +39,19 @@ fn mesh(#[case] name: &str, #[case] spec: Value, #[case] refusal: &str) {
 }
 
 #[rstest]
+#[case(json!({"name": "l", "to": {"mesh": {"name": "b"}}, "export": ["x"]}), "")]
+#[case(json!({"name": "l", "to": {"remote": {}}, "import": ["x"]}), "")]
+#[case(json!({"name": "l", "to": {"remote": {"urls": ["tls://b:7422"], "secret": {"name": "s"}}}, "import": ["x"]}), "")]
+#[case(json!({"name": "l", "to": {"mesh": {"name": "b"}}}), "carries nothing")]
+#[case(json!({"name": "l", "to": {}, "export": ["x"]}), "exactly one of `mesh` and `remote`")]
+#[case(json!({"name": "l", "to": {"mesh": {"name": "b"}, "remote": {}}, "export": ["x"]}), "exactly one of `mesh` and `remote`")]
+#[case(json!({"name": "l", "to": {"remote": {"urls": ["tls://b:7422"]}}, "export": ["x"]}), "set `urls` and `secret`")]
+fn mesh_links(#[case] link: Value, #[case] refusal: &str) {
+    let mesh: EventMesh = object("EventMesh", "retail", &json!({"brokers": {}, "links": [link]}));
+    assert_refused(&refusals(mesh.validate_cel()), refusal);
+}
+
+#[rstest]
 #[case(json!({}), "")]
 #[case(json!({"issuer": "Managed", "certificateLifetime": "1m", "caLifetime": "1m", "caOverlap": "10s"}), "")]
 #[case(json!({"issuer": "Disabled"}), "")]

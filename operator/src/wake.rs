@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic, common::NamespacedRef, mesh::ServiceMesh};
+use eventmesh_crds::{Bridge, EventMesh, Subscription, Topic, common::NamespacedRef, link::Link, mesh::ServiceMesh};
 use eventmesh_wire::names;
 use futures::{
     StreamExt,
@@ -164,7 +164,20 @@ impl Rules {
             }
             self.wake.mesh(&key);
             self.wake.identities(&key);
+            self.linked_with(&key, mesh);
             self.users_of(&key);
+        }
+    }
+
+    /// Meshes that have a link to this one, or had: what both may carry has changed.
+    fn linked_with(&self, key: &MeshKey, mesh: &EventMesh) {
+        let named = links_of(key, mesh);
+        for other in self.cache.meshes.state() {
+            let other_key = mesh_key_of(&namespaced(&*other));
+            if other_key != *key && (named.contains(&other_key) || links_of(&other_key, &other).contains(key)) {
+                self.wake.mesh(&other_key);
+                self.wake.identities(&other_key);
+            }
         }
     }
 
@@ -361,6 +374,15 @@ impl Rules {
                 && let Some(mesh) = credentials_mesh(secret.meta())
             {
                 self.wake.identities(&mesh);
+                // The other side of a link dials with it.
+                if secret.annotations().get(labels::PARTY).is_some_and(|party| party.starts_with("link/")) {
+                    for other in self.cache.meshes.state() {
+                        let key = mesh_key_of(&namespaced(&*other));
+                        if links_of(&key, &other).contains(&mesh) {
+                            self.wake.mesh(&key);
+                        }
+                    }
+                }
             }
         }
     }
@@ -394,6 +416,12 @@ impl Rules {
                 continue;
             }
             let key = MeshKey { namespace, name };
+            let links = mesh.spec.links.as_deref().unwrap_or_default();
+            let remote = |link: &Link| Some(link.to.remote.as_ref()?.secret.as_ref()?.name == secret);
+            let accounts_of_links = !links.is_empty() && mesh_names::identities(&key.name) == secret;
+            if accounts_of_links || links.iter().any(|link| remote(link) == Some(true)) {
+                self.wake.mesh(&key);
+            }
             if outside_secret(&mesh).is_some_and(|outside| outside == secret) {
                 self.wake.mesh(&key);
             }
@@ -557,6 +585,12 @@ impl Rules {
             self.users_of(&key);
         }
     }
+}
+
+/// The meshes of this cluster to which one has links.
+fn links_of(key: &MeshKey, mesh: &EventMesh) -> BTreeSet<MeshKey> {
+    let links = mesh.spec.links.iter().flatten();
+    links.filter_map(|link| Some(mesh_key(link.to.mesh.as_ref()?, &key.namespace))).collect()
 }
 
 fn mesh_key_of((namespace, name): &(String, String)) -> MeshKey {

@@ -54,6 +54,8 @@ pub struct Stack {
     pub operator: Operator,
     folder: PathBuf,
     broker_port: u16,
+    /// Where the operator looks for the brokers of a mesh.
+    brokers_at: String,
     broker: Option<Child>,
     /// The others of a cluster.
     peers: Vec<Option<Child>>,
@@ -79,6 +81,11 @@ impl Stack {
 
     /// API server and operator; the broker's port is known, and nobody listens there yet.
     pub async fn without_mesh(name: &str) -> Result<Self> {
+        Self::with_brokers_at(name, |port| format!("nats://127.0.0.1:{port}")).await
+    }
+
+    /// The same where each mesh has an address of its own: `{mesh}` in it stands for the mesh's name.
+    pub async fn with_brokers_at(name: &str, address: impl FnOnce(u16) -> String) -> Result<Self> {
         let folder = paths::scratch(name)?;
         let api = ApiServer::start(&folder).await?;
         api.kubectl(&["apply", "--server-side", "-k", &paths::repository().join("deploy").display().to_string()])
@@ -86,10 +93,11 @@ impl Stack {
         let (broker_port, webhook_port) = (free_port()?, free_port()?);
         // Before the operator is there, as on a cluster.
         call_webhook_at(&api, webhook_port).await?;
-        let operator = start_operator(&api, &folder, broker_port, webhook_port, true).await?;
+        let brokers_at = address(broker_port);
+        let operator = start_operator(&api, &folder, &brokers_at, webhook_port, true).await?;
         let log = operator.process.log().to_owned();
         let kube = Kube { client: api.client(ADMIN).await?, operator_log: OperatorLog::File(log), patience: PATIENCE };
-        Ok(Self { kube, api, operator, folder, broker_port, broker: None, peers: Vec::new() })
+        Ok(Self { kube, api, operator, folder, broker_port, brokers_at, broker: None, peers: Vec::new() })
     }
 
     /// The namespace of the mesh.
@@ -262,7 +270,7 @@ impl Stack {
     /// Starts another after the one that has ended.
     pub async fn start_operator(&mut self) -> Result<()> {
         let port = self.operator.webhook_port;
-        self.operator = start_operator(&self.api, &self.folder, self.broker_port, port, true).await?;
+        self.operator = start_operator(&self.api, &self.folder, &self.brokers_at, port, true).await?;
         Ok(())
     }
 
@@ -277,7 +285,7 @@ impl Stack {
         let leases = self.kube.namespace("eventmesh-system").api::<Lease>();
         leases.patch("eventmesh-operator", &PatchParams::apply("tests").force(), &Patch::Apply(lease)).await?;
         let port = self.operator.webhook_port;
-        self.operator = start_operator(&self.api, &self.folder, self.broker_port, port, false).await?;
+        self.operator = start_operator(&self.api, &self.folder, &self.brokers_at, port, false).await?;
         Ok(())
     }
 
@@ -285,6 +293,12 @@ impl Stack {
     pub async fn broker(&self, namespace: &Namespace, mesh: &str) -> Result<Broker> {
         let login = Login::operator(namespace, mesh).await?;
         Broker::connect(&self.broker_address(), &login).await
+    }
+
+    /// The port of the broker, or of those of all meshes.
+    #[must_use]
+    pub fn broker_port(&self) -> u16 {
+        self.broker_port
     }
 
     /// Where the broker listens, whatever its mesh's Services say.
@@ -323,7 +337,7 @@ async fn call_webhook_at(api: &ApiServer, port: u16) -> Result<()> {
 async fn start_operator(
     api: &ApiServer,
     folder: &std::path::Path,
-    broker_port: u16,
+    brokers_at: &str,
     webhook_port: u16,
     leads: bool,
 ) -> Result<Operator> {
@@ -331,7 +345,7 @@ async fn start_operator(
     let process = Start::new(&paths::release("eventmesh-operator")?, folder)
         .args(["run", "--broker-image", "localhost/event-mesh/broker:test"])
         .args(["--bridge-image", "localhost/event-mesh/bridge:test"])
-        .args(["--broker-address", &format!("nats://127.0.0.1:{broker_port}")])
+        .args(["--broker-address", brokers_at])
         .args(["--admin-addr", &format!("127.0.0.1:{admin_port}")])
         .args(["--webhook-addr", &format!("127.0.0.1:{webhook_port}"), "--webhook-name", "127.0.0.1"])
         .args(["--leader-election", if leads { "false" } else { "true" }, "--log-format", "text"])

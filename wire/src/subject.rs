@@ -125,6 +125,33 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// The pattern of all subjects that match both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let (mut left, mut right) = (self.tokens(), other.tokens());
+        let mut both = Vec::new();
+        loop {
+            match (left.next(), right.next()) {
+                (None, None) => return Some(Self(both.join("."))),
+                (Some(">"), Some(token)) => {
+                    both.push(token);
+                    both.extend(right);
+                    return Some(Self(both.join(".")));
+                }
+                (Some(token), Some(">")) => {
+                    both.push(token);
+                    both.extend(left);
+                    return Some(Self(both.join(".")));
+                }
+                (Some("*"), Some(token)) | (Some(token), Some("*")) => both.push(token),
+                (Some(a), Some(b)) if a == b => both.push(a),
+                _ => return None,
+            }
+        }
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -275,5 +302,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[rstest]
+    #[case("a.b", "a.b", Some("a.b"))]
+    #[case("a.*", "a.b", Some("a.b"))]
+    #[case("a.*.eu", "a.open.*", Some("a.open.eu"))]
+    #[case("a.>", "a.*.c", Some("a.*.c"))]
+    #[case("a.>", "a.b.>", Some("a.b.>"))]
+    #[case("a.*", "a.>", Some("a.*"))]
+    #[case("a.>", "a", None)]
+    #[case("a.b", "a.c", None)]
+    #[case("a.*", "a.b.c", None)]
+    fn what_both_match(#[case] left: &str, #[case] right: &str, #[case] expected: Option<&str>) {
+        let (left, right) = (pattern(left), pattern(right));
+        for both in [left.intersection(&right), right.intersection(&left)] {
+            assert_eq!(both.as_ref().map(Pattern::as_str), expected);
+        }
+        assert_eq!(left.overlaps(&right), expected.is_some());
     }
 }

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use eventmesh_bridge::sidecar::{app, binding};
 use eventmesh_bridge::program;
+use eventmesh_bridge::sidecar::{app, binding};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

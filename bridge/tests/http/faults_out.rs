@@ -120,8 +120,7 @@ async fn a_target_that_takes_no_connection_costs_no_try() {
     let full = socket.listen(1).unwrap();
     let address = full.local_addr().unwrap();
     let mut waiting = Vec::new();
-    while let Ok(Ok(one)) =
-        tokio::time::timeout(Duration::from_secs(3), tokio::net::TcpStream::connect(address)).await
+    while let Ok(Ok(one)) = tokio::time::timeout(Duration::from_secs(3), tokio::net::TcpStream::connect(address)).await
     {
         waiting.push(one);
     }

@@ -22,6 +22,7 @@ use super::{
     BrokerChange, BrokerEvent, MeshKey,
     api::{Api, BrokerError, Config, ConsumerAction, StreamInfo},
     health::Health,
+    links::LeafsByAccount,
     reports::Reports,
     view::View,
 };
@@ -51,6 +52,8 @@ pub struct MeshBroker {
     ready: AtomicBool,
     pub reports: Mutex<Reports>,
     pub health: Mutex<Health>,
+    /// Absent while nobody asks.
+    pub(super) leafs: Mutex<Option<LeafsByAccount>>,
     /// Counts connects of the mesh connection; the refresh loop waits on it.
     pub(super) connects: watch::Receiver<u64>,
     events: broadcast::Sender<BrokerEvent>,
@@ -91,6 +94,7 @@ impl MeshBroker {
             ready: AtomicBool::new(before.is_some_and(Self::is_ready)),
             reports: Mutex::new(before.map(|before| copy(&before.reports)).unwrap_or_default()),
             health: Mutex::new(before.map(|before| copy(&before.health)).unwrap_or_default()),
+            leafs: Mutex::new(before.and_then(Self::leafs)),
             connects,
             events,
             stop,

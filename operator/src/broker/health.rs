@@ -88,8 +88,9 @@ pub(super) async fn run(broker: Arc<MeshBroker>) {
 pub(super) async fn ask_and_note(broker: &MeshBroker) -> Result<bool, async_nats::Error> {
     let before = broker.running_brokers();
     let health = ask(broker, |said| before.keys().all(|name| said.contains_key(name))).await?;
+    let linked = broker.leafs().is_some() && broker.ask_leafs().await?;
     let mut known = broker.health.lock().unwrap_or_else(PoisonError::into_inner);
-    let changed = *known != health;
+    let changed = *known != health || linked;
     let restarted = started(&known) != started(&health);
     *known = health;
     if restarted {

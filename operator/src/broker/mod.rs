@@ -11,6 +11,7 @@ mod connection;
 pub mod consumers;
 pub mod given_up;
 pub mod health;
+pub mod links;
 pub mod overlay;
 mod refresh;
 pub mod registry;

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     broker::MeshKey,
     cache::{Cache, mesh_key, namespaced},
+    link::{self, plan::Planned},
     refs::lets_in,
     subjects::{dead_letter_subject, delivered_subjects},
 };
@@ -30,6 +31,24 @@ pub struct Parties {
     pub stored: BTreeSet<Pattern>,
     /// What the sidecars of ServiceAccounts push to their applications, by name.
     pub push: BTreeMap<Party, Vec<PushSubscription>>,
+    /// Links to other meshes that can be carried, by name.
+    pub links: BTreeMap<String, Planned>,
+}
+
+impl Parties {
+    /// Everybody who has an account of its own in the mesh.
+    #[must_use]
+    pub fn all(&self) -> BTreeSet<Party> {
+        let links = self.links.keys().map(|name| Party::Link { name: name.clone() });
+        self.rights.keys().cloned().chain(links).collect()
+    }
+
+    /// Those who get a Secret to connect with. What a client needs for MQTT is in its own.
+    pub fn with_secret(&self) -> impl Iterator<Item = Party> {
+        let dialled = self.links.iter().filter(|(_, link)| link.dials.is_none());
+        let links = dialled.map(|(name, _)| Party::Link { name: name.clone() });
+        self.rights.keys().filter(|party| !matches!(party, Party::Mqtt { .. })).cloned().chain(links)
+    }
 }
 
 /// Everybody who may connect to a mesh. A ServiceAccount, Bridge or client that does not exist is nobody yet.
@@ -66,7 +85,35 @@ pub fn run(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> Parties {
     let mut stored: BTreeSet<Pattern> = rights.values().flat_map(|rights| rights.publish.values().cloned()).collect();
     let listened: BTreeSet<&Pattern> = rights.values().flat_map(|rights| &rights.listen).collect();
     stored.extend(listened.iter().filter_map(|one| topics.values().find_map(|topic| stored_by(topic, one))));
-    Parties { rights, stored, push }
+    let links: BTreeMap<String, Planned> =
+        link::plan::of(cache, mesh).into_iter().filter_map(|(name, link)| Some((name, link.ok()?))).collect();
+    let come_in = links.values().flat_map(|link| &link.carried.to_store);
+    stored.extend(come_in.filter_map(|one| topics.values().find_map(|topic| stored_by(topic, one))));
+    Parties { rights, stored, push, links }
+}
+
+/// What Topics of a mesh mean for its links.
+#[must_use]
+pub fn link_subjects(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> link::plan::Subjects {
+    let mut subjects = link::plan::Subjects::default();
+    for topic in topics(cache, key, mesh).values() {
+        let own = crate::subjects::subjects_of(topic);
+        let own = own.iter().filter_map(|own| Pattern::parse(own).ok());
+        if !topic.spec.is_live() {
+            subjects.stored.extend(own);
+            continue;
+        }
+        subjects.live.extend(own);
+        for grant in topic.spec.grants.iter().flatten() {
+            let hears = grant.allow.iter().any(|right| matches!(right, Right::Subscribe | Right::Reply));
+            let granted = grant.subjects.clone().unwrap_or_else(|| crate::subjects::subjects_of(topic));
+            let granted = granted.iter().filter(|_| hears).filter_map(|one| Pattern::parse(one).ok());
+            subjects.heard.extend(granted.filter(|one| stored_by(topic, one).is_some()));
+        }
+    }
+    // Grants may overlap, and what comes in must not go to an account twice.
+    subjects.heard = super::grants::normalize(std::mem::take(&mut subjects.heard));
+    subjects
 }
 
 /// Whether the brokers of a mesh speak MQTT.
@@ -116,8 +163,8 @@ impl Collector<'_> {
             Party::Client { name } | Party::Mqtt { name } => {
                 self.mesh.spec.clients.iter().flatten().any(|client| client.name == *name)
             }
-            // Bridges are met as such.
-            Party::Bridge { .. } => false,
+            // Bridges and links are met as such.
+            Party::Bridge { .. } | Party::Link { .. } => false,
         }
     }
 

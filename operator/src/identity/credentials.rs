@@ -102,6 +102,7 @@ pub fn place(mesh: &MeshKey, party: &Party) -> (String, String) {
         Party::Client { name } | Party::Mqtt { name } => {
             (mesh.namespace.clone(), format!("{}-client-{name}", mesh.name))
         }
+        Party::Link { name } => (mesh.namespace.clone(), link_secret(&mesh.name, name)),
     }
 }
 
@@ -109,6 +110,12 @@ pub fn place(mesh: &MeshKey, party: &Party) -> (String, String) {
 #[must_use]
 pub fn bridge_secret(bridge: &str) -> String {
     format!("{bridge}-bridge-credentials")
+}
+
+/// Name of the Secret by which the other side of a link dials.
+#[must_use]
+pub fn link_secret(mesh: &str, link: &str) -> String {
+    format!("{mesh}-link-{link}")
 }
 
 /// Names of Secrets have at most 253 characters; a longer one ends with a fingerprint of the whole.

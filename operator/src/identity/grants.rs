@@ -145,6 +145,8 @@ fn concerns(grant: &Grant, party: &Party, own: &str) -> bool {
                 || to.bridge.as_ref().is_some_and(|bridge| named(bridge, namespace, name))
         }
         Party::Client { name } | Party::Mqtt { name } => to.client.as_ref() == Some(name),
+        // What crosses a link stands in its lists.
+        Party::Link { .. } => false,
     }
 }
 

@@ -39,11 +39,15 @@ pub fn outgoing(subject: &Pattern) -> String {
     format!("$EM.out.{subject}")
 }
 
-fn handed_over(subject: &str) -> String {
+/// What an event or a request is in the live account as it comes there.
+#[must_use]
+pub fn handed_over(subject: &str) -> String {
     format!("$EM.to.{subject}")
 }
 
-fn under_way(subject: &str) -> String {
+/// What it is there on its way to those who may hear or answer it.
+#[must_use]
+pub fn under_way(subject: &str) -> String {
     format!("$EM.bus.{subject}")
 }
 

@@ -6,17 +6,17 @@
 //! that they do.
 
 pub mod claims;
-mod collect;
+pub mod collect;
 pub mod credentials;
 pub mod grants;
 mod keyring;
 mod keys;
-mod live;
+pub mod live;
 pub mod party;
 mod plan;
 pub mod record;
 pub mod report;
-mod rights;
+pub mod rights;
 mod sidecar;
 mod sweep;
 
@@ -41,6 +41,7 @@ use crate::{
     trust,
 };
 
+pub use collect::link_subjects;
 pub use keyring::{Found, Keyring, resolve as resolve_keys};
 pub use keys::MeshKeys;
 pub use report::Reports;
@@ -121,6 +122,11 @@ impl Controller for IdentityController {
             port: Listener::Mqtt.port(mesh.spec.has_tls()),
             ..address.clone()
         });
+        let leaf_address = Address {
+            host: format!("{}.{}.svc", Listener::Leaf.service(&key.name), key.namespace),
+            port: Listener::Leaf.port(mesh.spec.has_tls()),
+            ..address.clone()
+        };
         let now = context.now().as_second();
         let plan = Plan::new(&plan::Input {
             mesh: &mesh,
@@ -133,6 +139,7 @@ impl Controller for IdentityController {
             known: &known,
             cache: &context.cache,
             address: &address,
+            leaf_address: &leaf_address,
             mqtt_address: mqtt_address.as_ref(),
             now,
         })
@@ -202,16 +209,15 @@ async fn read_credentials(
     known: &Known,
     parties: &collect::Parties,
 ) -> Result<plan::Held, Error> {
-    let own = parties.rights.keys().filter(|party| !matches!(party, Party::Mqtt { .. }));
-    let unknown = own.filter_map(|party| {
-        let (namespace, name) = credentials::place(key, party);
+    let unknown = parties.with_secret().filter_map(|party| {
+        let (namespace, name) = credentials::place(key, &party);
         let version = context.cache.credentials_version(&namespace, &name);
-        let left = known.applied.get(party);
-        let told = sidecar::fingerprint(sidecar::file(key, party, parties).as_deref());
+        let left = known.applied.get(&party);
+        let told = sidecar::fingerprint(sidecar::file(key, &party, parties).as_deref());
         // A Secret that was just written may not have reached the cache.
         let differs =
             version.as_ref() != left.map(|left| &left.version) || left.is_some_and(|left| left.sidecar != told);
-        differs.then(|| (party.clone(), namespace, name))
+        differs.then_some((party, namespace, name))
     });
     let unknown: Vec<_> = unknown.collect();
     stream::iter(unknown)
@@ -284,8 +290,9 @@ async fn execute(
         }
     }
     known.applied.extend(plan.as_they_are);
-    known.applied.retain(|party, _| parties.rights.contains_key(party));
-    let wanted: BTreeSet<String> = parties.rights.keys().map(ToString::to_string).collect();
+    let with_secret: BTreeSet<Party> = parties.with_secret().collect();
+    known.applied.retain(|party, _| with_secret.contains(party));
+    let wanted: BTreeSet<String> = with_secret.iter().map(ToString::to_string).collect();
     for (namespace, name) in context.cache.credentials_of(key, |party| !wanted.contains(party)) {
         apply::delete::<Secret>(&context.client, &namespace, &name).await?;
     }

@@ -17,6 +17,8 @@ pub enum Party {
     Client { name: String },
     /// The same where it speaks MQTT, by which it is in an account with the others that do.
     Mqtt { name: String },
+    /// A link to another mesh: the brokers of the other side, where they dial.
+    Link { name: String },
 }
 
 /// The ServiceAccount that reads a Subscription which names no subscriber.
@@ -46,7 +48,7 @@ impl Party {
     pub fn namespace(&self) -> Option<&str> {
         match self {
             Self::ServiceAccount { namespace, .. } | Self::Bridge { namespace, .. } => Some(namespace),
-            Self::Client { .. } | Self::Mqtt { .. } => None,
+            Self::Client { .. } | Self::Mqtt { .. } | Self::Link { .. } => None,
         }
     }
 }
@@ -59,6 +61,7 @@ impl fmt::Display for Party {
             Self::Bridge { namespace, name } => write!(f, "bridge/{namespace}/{name}"),
             Self::Client { name } => write!(f, "client/{name}"),
             Self::Mqtt { name } => write!(f, "mqtt/{name}"),
+            Self::Link { name } => write!(f, "link/{name}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a pass over the identities of a mesh has to write. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -28,6 +28,7 @@ use crate::{
     broker::{MeshKey, accounts::AccountToken},
     cache::Cache,
     engine::apply::owner_reference,
+    link::plan::Planned,
 };
 
 const DEFAULT_MAX_PAYLOAD: i64 = 1 << 20;
@@ -119,6 +120,8 @@ pub struct Input<'a> {
     pub known: &'a Known,
     pub cache: &'a Cache,
     pub address: &'a Address,
+    /// Of the leaf node listener.
+    pub leaf_address: &'a Address,
     /// Of the MQTT listener, where there is one.
     pub mqtt_address: Option<&'a Address>,
     pub now: i64,
@@ -127,8 +130,8 @@ pub struct Input<'a> {
 impl Plan {
     pub fn new(input: &Input<'_>) -> Result<Self, String> {
         let rotation = input.mesh.annotations().get(ROTATE).map(String::as_str);
-        let parties: BTreeSet<&Party> = input.parties.rights.keys().collect();
-        let record = input.record.clone().follow(&parties, input.now).rotate(rotation, input.now);
+        let parties = input.parties.all();
+        let record = input.record.clone().follow(&parties.iter().collect(), input.now).rotate(rotation, input.now);
         let mut plan = Self {
             record,
             mesh_account: Vec::new(),
@@ -140,11 +143,12 @@ impl Plan {
         for stranger in input.strangers {
             plan.record.revoked.insert(stranger.clone(), input.now + STRANGER_LIFETIME);
         }
-        plan.mesh_account = mesh_account(input)?.into_iter().collect();
+        plan.mesh_account(input)?;
         plan.live_account(input)?;
         plan.accounts(input)?;
-        for party in input.parties.rights.keys().filter(|party| !is_mqtt(party)) {
-            plan.credentials(input, party)?;
+        plan.links(input)?;
+        for party in input.parties.with_secret() {
+            plan.credentials(input, &party)?;
         }
         Ok(plan)
     }
@@ -153,15 +157,58 @@ impl Plan {
     /// such imports up as soon as they know both.
     fn live_account(&mut self, input: &Input<'_>) -> Result<(), String> {
         let live = |rights: &Rights| rights.live != Live::default();
-        if self.record.live.is_none() && !input.parties.rights.values().any(live) {
+        let crosses = |link: &Planned| !(link.carried.from_live.is_empty() && link.carried.to_live.is_empty());
+        let wanted = input.parties.rights.values().any(live) || input.parties.links.values().any(crosses);
+        if self.record.live.is_none() && !wanted {
             return Ok(());
         }
         let id = self.record.live_account().account.clone();
         let parties = input.parties.rights.iter().filter_map(|(party, rights)| {
             Some((self.record.identities.get(&party.to_string())?.account.as_str(), &rights.live))
         });
-        let account = live::account(parties);
+        let mut account = live::account(parties);
+        account
+            .imports
+            .extend(self.link_accounts(input).flat_map(|(account, link)| link.carried.live_imports(account)));
         self.live_account.extend(push(input, &id, "live", &account)?);
+        Ok(())
+    }
+
+    /// The mesh's own account: what it exports to parties, and what it hands to links.
+    fn mesh_account(&mut self, input: &Input<'_>) -> Result<(), String> {
+        let mut account = input.keys.mesh_account();
+        account.exports = rights::exports(input.parties.stored.iter());
+        let to_links = self.link_accounts(input).flat_map(|(account, link)| link.carried.store_imports(account));
+        account.imports = to_links.collect();
+        self.mesh_account.extend(push(input, &input.keys.mesh.public_key(), "mesh", &account)?);
+        Ok(())
+    }
+
+    /// The links, each with its account.
+    fn link_accounts<'a>(&'a self, input: &'a Input<'_>) -> impl Iterator<Item = (&'a str, &'a Planned)> {
+        input
+            .parties
+            .links
+            .iter()
+            .filter_map(|(name, link)| Some((self.record.account_of(&Party::Link { name: name.clone() })?, link)))
+    }
+
+    /// The accounts of links.
+    fn links(&mut self, input: &Input<'_>) -> Result<(), String> {
+        let mesh = input.keys.mesh.public_key();
+        let live = self.record.live.as_ref().map(|live| live.account.as_str());
+        let of = |link: &str| self.record.account_of(&Party::Link { name: link.to_owned() });
+        let mut pushes = Vec::new();
+        for (link, planned) in &input.parties.links {
+            let name = Party::Link { name: link.clone() }.to_string();
+            let Some(identity) = self.record.identities.get(&name) else { continue };
+            // Where this side dials, nobody signs in.
+            let keys = if planned.dials.is_none() { identity.signing_keys(input.now)? } else { Vec::new() };
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let account = planned.carried.account(&mesh, live, of, &keys, limits(input.mesh).max_payload);
+            pushes.extend(push(input, &identity.account, &name, &account)?);
+        }
+        self.accounts.extend(pushes);
         Ok(())
     }
 
@@ -243,7 +290,11 @@ impl Plan {
         let signing = identity.signing()?;
         let lifetime = lifetime(input.mesh, party);
         let mut hasher = DefaultHasher::new();
-        (input.address, &owner.uid, signing.public_key(), &identity.account, lifetime).hash(&mut hasher);
+        let address = match party {
+            Party::Link { .. } => input.leaf_address,
+            _ => input.address,
+        };
+        (address, &owner.uid, signing.public_key(), &identity.account, lifetime).hash(&mut hasher);
         let file = sidecar::file(input.key, party, input.parties);
         let sidecar = sidecar::fingerprint(file.as_deref());
         sidecar.hash(&mut hasher);
@@ -283,7 +334,7 @@ impl Plan {
         };
         let session = self.mqtt_session(party);
         let mqtt = mqtt.as_ref().map(|(address, token)| (*address, token, session.as_str()));
-        let secret = credentials::secret(input.key, party, owner, input.address, &credentials, file.as_deref(), mqtt);
+        let secret = credentials::secret(input.key, party, owner, address, &credentials, file.as_deref(), mqtt);
         match held {
             Some((version, data)) if secret.data.as_ref() == Some(data) => {
                 self.as_they_are.push((party.clone(), Applied { version: version.clone(), content, sidecar, renewal }));
@@ -299,12 +350,6 @@ impl Input<'_> {
         let (namespace, name) = credentials::place(self.key, party);
         self.cache.credentials_version(&namespace, &name)
     }
-}
-
-fn mesh_account(input: &Input<'_>) -> Result<Option<Push>, String> {
-    let mut account = input.keys.mesh_account();
-    account.exports = rights::exports(input.parties.stored.iter());
-    push(input, &input.keys.mesh.public_key(), "mesh", &account)
 }
 
 fn push(input: &Input<'_>, account: &str, name: &str, claims: &super::claims::Account) -> Result<Option<Push>, String> {
@@ -339,7 +384,7 @@ fn lifetime(mesh: &EventMesh, party: &Party) -> i64 {
     let client = |name: &str| mesh.spec.clients.iter().flatten().find(|client| client.name == name);
     let lifetime = match party {
         Party::Client { name } | Party::Mqtt { name } => client(name).map(eventmesh_crds::mesh::MeshClient::lifetime),
-        Party::ServiceAccount { .. } | Party::Bridge { .. } => None,
+        Party::ServiceAccount { .. } | Party::Bridge { .. } | Party::Link { .. } => None,
     };
     let lifetime = lifetime.unwrap_or_else(|| Identities::lifetime(mesh.spec.identities.as_ref()));
     i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 4)
@@ -359,6 +404,6 @@ fn owner(input: &Input<'_>, party: &Party) -> Option<OwnerReference> {
             })
         }
         Party::Bridge { namespace, name } => Some(owner_reference(&*input.cache.bridge(namespace, name)?)),
-        Party::Client { .. } | Party::Mqtt { .. } => Some(owner_reference(input.mesh)),
+        Party::Client { .. } | Party::Mqtt { .. } | Party::Link { .. } => Some(owner_reference(input.mesh)),
     }
 }

@@ -108,6 +108,12 @@ impl Record {
         self
     }
 
+    /// The account of a party that has one.
+    #[must_use]
+    pub fn account_of(&self, party: &Party) -> Option<&str> {
+        self.identities.get(&party.to_string()).map(|identity| identity.account.as_str())
+    }
+
     /// The account of the clients that speak MQTT; made when it is first needed, and kept: their sessions live in it.
     pub fn mqtt_account(&mut self) -> &Identity {
         self.mqtt.get_or_insert_with(Identity::new)

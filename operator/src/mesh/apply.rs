@@ -125,9 +125,17 @@ pub async fn run(context: &Context, desired: &Desired) -> Result<Applied, Error>
     apply::child(client, &desired.config_map).await?;
     apply::child(client, &desired.broker_secret).await?;
     apply::child(client, &desired.tls_secret).await?;
+    if let Some(links) = &desired.links_secret {
+        apply::child(client, links).await?;
+    }
     apply::child(client, &desired.budget).await?;
     apply::child(client, &desired.network_policy).await?;
     Ok(Applied { stateful_set: apply::child(client, &desired.stateful_set).await? })
+}
+
+/// Takes away what brokers dialled other meshes with.
+pub async fn no_links(context: &Context, mesh: &ValidMesh) -> Result<(), Error> {
+    apply::delete::<Secret>(&context.client, &mesh.key.namespace, &names::links(&mesh.key.name)).await
 }
 
 /// Annotation whose change makes a kubelet look at a pod, and so at its mounted Secrets, at once.

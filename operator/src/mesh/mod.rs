@@ -17,18 +17,24 @@ use std::{
 
 use eventmesh_crds::EventMesh;
 use kube::ResourceExt;
+use tracing::debug;
 
 use crate::{
-    broker::{ConnectSpec, MeshKey},
+    broker::{ConnectSpec, MeshKey, links::LeafsByAccount},
     cache::namespaced,
     engine::{Context, Controller, Error, Outcome},
     identity::MeshKeys,
+    link::{
+        self, dial,
+        plan::{self, Links},
+    },
     pki::Authorities,
     service_mesh,
 };
 use build::names;
 use certificates::{Files, Found, Plan, Seen, plan::until};
 use resolve::Resolved;
+use status::Reached;
 use validate::ValidMesh;
 
 pub use resolve::outside_secret;
@@ -60,13 +66,13 @@ impl Controller for MeshController {
             return Ok(Outcome::Done);
         }
         if mesh.spec.paused == Some(true) {
-            status::write(context, &mesh, status::paused(), None, None).await?;
+            status::write(context, &mesh, status::paused(), Reached::default()).await?;
             return Ok(Outcome::Settled);
         }
         let resolved = match resolve::run(context, &mesh).await? {
             Ok(resolved) => resolved,
             Err(verdict) => {
-                status::write(context, &mesh, status::unresolved(verdict), None, None).await?;
+                status::write(context, &mesh, status::unresolved(verdict), Reached::default()).await?;
                 return Ok(Outcome::Waiting);
             }
         };
@@ -76,21 +82,29 @@ impl Controller for MeshController {
         let mut valid = match validate::run(&mesh, &context.images.broker) {
             Ok(valid) => valid,
             Err(verdict) => {
-                status::write(context, &mesh, status::rejected(verdict), None, None).await?;
+                status::write(context, &mesh, status::rejected(verdict), Reached::default()).await?;
                 return Ok(Outcome::Rejected);
             }
         };
         let proxies = context.cache.proxies(valid.service_mesh, &valid.key.namespace);
         service_mesh::keep_out(&mut valid.pod_template, proxies);
+        let links = plan::of(&context.cache, &mesh);
+        let dialled = dial::resolve(context, &key, &links).await?;
+        (valid.remotes, valid.link_files) = (dialled.remotes, dialled.files);
         let plan = self.certificates(&mesh, &valid, &resolved).await?;
         let Some(files) = &plan.files else {
-            status::write(context, &mesh, status::without_certificates(&plan), Some(&plan), None).await?;
+            let reached = Reached { certificates: Some(&plan), ..Reached::default() };
+            status::write(context, &mesh, status::without_certificates(&plan), reached).await?;
             return Ok(Outcome::SettledFor(until(plan.look_again, context.now())));
         };
         // On the heap: together these objects are larger than a task should carry.
         let configuration = build::config_file::revisions(&valid, &resolved.keys.keys);
         let desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
         let applied = Box::pin(apply::run(context, &desired)).await?;
+        let dialled_before = mesh.status.iter().flat_map(|status| status.links.iter().flatten());
+        if valid.remotes.is_empty() && dialled_before.into_iter().any(|link| link.dials == Some(true)) {
+            apply::no_links(context, &valid).await?;
+        }
         connect(context, &valid, resolved.keys.keys, files).await?;
         let wanted = take_up::Wanted {
             certificates: &files.revision(),
@@ -104,8 +118,11 @@ impl Controller for MeshController {
         }
         let roll = roll::run(context, &valid, &applied.stateful_set).await?;
         roll::tell(context, &mesh, &roll).await;
+        let seen = link::status::Seen { leafs: leafs(context, &key, &links).await, ..dialled.seen };
         let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll);
-        status::write(context, &mesh, verdicts, Some(&plan), roll.restart.as_ref()).await?;
+        let verdicts = verdicts.into_iter().chain(link::status::linked(&links, &seen)).collect();
+        let (restart, links) = (roll.restart.as_ref(), Some((&links, &seen)));
+        status::write(context, &mesh, verdicts, Reached { certificates: Some(&plan), restart, links }).await?;
         // After the status: what is done is always written down.
         roll::execute::run(context, &valid.key, &roll).await?;
         if !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
@@ -170,6 +187,19 @@ impl MeshController {
         }
         Ok(plan)
     }
+}
+
+/// What the brokers say of their links; nobody asks them where there are none.
+async fn leafs(context: &Context, key: &MeshKey, links: &Links) -> Option<LeafsByAccount> {
+    let broker = context.brokers.get(key)?;
+    if links.is_empty() {
+        broker.forget_leafs();
+    } else if broker.leafs().is_none()
+        && let Err(error) = broker.ask_leafs().await
+    {
+        debug!(mesh = %key, %error, "could not ask the brokers of their links");
+    }
+    broker.leafs()
 }
 
 async fn connect(context: &Context, valid: &ValidMesh, keys: Arc<MeshKeys>, files: &Files) -> Result<(), Error> {

@@ -23,6 +23,7 @@ use crate::{
     broker::{MeshKey, health::Health},
     cache::{mesh_key, namespaced},
     engine::{Context, Error, apply},
+    link::{self, plan::Links, status::Seen},
     pki::reading::facts,
 };
 
@@ -96,15 +97,22 @@ fn accepted(mesh: &EventMesh) -> Verdict {
     Verdict::good(ConditionType::Accepted, Reason::AcceptedWithWarning, message)
 }
 
-/// `plan` is absent where a pass has not come to certificates; what the status says of them stays then. `restart` is what
-/// this pass is going to do.
+/// What a pass has come to. Of what is absent the status says what it said before.
+#[derive(Clone, Copy, Default)]
+pub struct Reached<'a> {
+    pub certificates: Option<&'a Plan>,
+    /// What this pass is going to do.
+    pub restart: Option<&'a BrokerRestart>,
+    pub links: Option<(&'a Links, &'a Seen)>,
+}
+
 pub async fn write(
     context: &Context,
     mesh: &EventMesh,
     verdicts: Vec<Verdict>,
-    plan: Option<&Plan>,
-    restart: Option<&BrokerRestart>,
+    reached: Reached<'_>,
 ) -> Result<(), Error> {
+    let Reached { certificates: plan, restart, links } = reached;
     let (namespace, name) = namespaced(mesh);
     let key = MeshKey { namespace, name };
     let before = mesh.status.clone().unwrap_or_default();
@@ -130,6 +138,14 @@ pub async fn write(
         restarts: match roll::recorded(before.restarts.as_deref().unwrap_or_default(), restart) {
             restarts if restarts.is_empty() => None,
             restarts => Some(restarts),
+        },
+        links: match links {
+            Some((links, seen)) => {
+                let links =
+                    link::status::links(links, seen, before.links.as_deref().unwrap_or_default(), context.now());
+                Some(links).filter(|links| !links.is_empty())
+            }
+            None => before.links,
         },
         topics: Some(count(
             context.cache.topics.state().iter().filter(|t| mesh_key(&t.spec.mesh, &namespace_of(&***t)) == key),

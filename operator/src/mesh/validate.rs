@@ -1,5 +1,7 @@
 //! From a spec that the API server took to one that neither Kubernetes nor the broker will refuse. Pure.
 
+use std::collections::BTreeMap;
+
 use eventmesh_crds::{
     EventMesh,
     common::std_duration,
@@ -9,7 +11,7 @@ use eventmesh_crds::{
     tls::{CertManagerIssuer, TlsIssuer},
 };
 use k8s_openapi::{
-    api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp,
+    ByteString, api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp,
 };
 use kube::ResourceExt;
 use serde_json::{Map, Value};
@@ -23,6 +25,7 @@ use crate::{
     broker::MeshKey,
     cache::namespaced,
     engine::apply::owner_reference,
+    link::remote::Remote,
     pki::{self, Outside, Policy, outside::Unusable},
 };
 
@@ -87,6 +90,9 @@ pub struct ValidMesh {
     pub listeners: Vec<(Listener, Expose)>,
     pub tls: ValidTls,
     pub service_mesh: ServiceMesh,
+    /// Links that these brokers dial, and the files that they need for it: as they are found.
+    pub remotes: Vec<Remote>,
+    pub link_files: BTreeMap<String, ByteString>,
 }
 
 /// Where certificates come from.
@@ -144,6 +150,8 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
         .collect(),
         tls: tls(mesh),
         service_mesh: mesh.spec.service_mesh(),
+        remotes: Vec::new(),
+        link_files: BTreeMap::new(),
     })
 }
 

@@ -59,7 +59,7 @@ fn subscriber(
             clients.into_iter().flatten().any(|client| client.name == *name)
         }),
         // No Subscription is read by these.
-        Party::Bridge { .. } | Party::Mqtt { .. } => false,
+        Party::Bridge { .. } | Party::Mqtt { .. } | Party::Link { .. } => false,
     };
     Subscriber { party, exists }
 }

@@ -21,6 +21,7 @@ use crate::{
     cache::namespaced,
     engine::Stopped,
     identity::grants,
+    link,
     refs::ResolvedMesh,
     subjects::{Refusal, subjects_of},
 };
@@ -100,7 +101,18 @@ fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Resu
     if let Some(message) = grants::crossing_publishers(topic) {
         return Err((Reason::GrantsOverlap, message));
     }
-    build(topic, &subjects, replicas).map_err(|message| (Reason::InvalidSpec, message))
+    let mut config = build(topic, &subjects, replicas).map_err(|message| (Reason::InvalidSpec, message))?;
+    if link::plan::exports(&mesh.mesh, &patterns) {
+        hand_on(&mut config);
+    }
+    Ok(config)
+}
+
+/// Hands on to links what is stored. A batch is stored with its marks, by which the other side would take what comes for a batch of
+/// its own, of which links may carry a part only: so there are none.
+fn hand_on(config: &mut Config) {
+    config.insert("republish".to_owned(), json!({"src": ">", "dest": link::account::handed_on(">")}));
+    config.insert("allow_atomic".to_owned(), json!(false));
 }
 
 fn replicas(topic: &Topic, brokers: i32) -> i32 {
@@ -171,6 +183,8 @@ fn build(topic: &Topic, subjects: &[String], replicas: i32) -> Result<Config, St
         "deny_purge": false,
         "no_ack": false,
         "sealed": false,
+        // Only what a link exports is handed on; see `hand_on`.
+        "republish": null,
         "metadata": { OWNER: format!("{namespace}/{name}"), OWNER_UID: topic.metadata.uid },
     });
     Ok(object(value))

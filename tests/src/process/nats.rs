@@ -30,6 +30,13 @@ impl Nats {
         Ok(this)
     }
 
+    /// As [`Nats::start`], under a name of its own; others of its cluster may have to be started before it is of use.
+    pub async fn named(folder: PathBuf, name: &str, extra: &str) -> Result<Self> {
+        let this = Self::launch(folder, name, "2m", extra)?;
+        listens("nats-server", this.port).await?;
+        Ok(this)
+    }
+
     /// As [`Nats::start`]; it lets in whom the accounts let in.
     pub async fn verifying(folder: PathBuf, sync: &str, extra: &str, accounts: &Accounts) -> Result<Self> {
         let mut this = Self::start(folder, sync, &format!("{}\n{extra}", accounts.config()?)).await?;

@@ -106,7 +106,8 @@ impl<'a> Place<'a> {
     pub async fn no_notes_are_left(&self) -> Result<()> {
         let ours = json!({"subjects_filter": format!("$JS.EVENT.ADVISORY.CONSUMER.*.{}.*", self.stream(&self.topic))});
         eventually("end of the notes", SOON, async || {
-            let info = self.broker.api("STREAM.INFO.EM_dead_letters", &ours).await.map_err(|error| error.to_string())?;
+            let info =
+                self.broker.api("STREAM.INFO.EM_dead_letters", &ours).await.map_err(|error| error.to_string())?;
             let info = info.ok_or("no stream of notes")?;
             let left = info["state"]["subjects"].as_object().map_or(0, serde_json::Map::len);
             if left == 0 { Ok(Some(())) } else { Err(info["state"]["subjects"].to_string()) }

@@ -10,6 +10,7 @@ mod dead_letters;
 mod identities;
 mod injection;
 mod leaks;
+mod links;
 mod meshes;
 mod refusals;
 mod rolls;

@@ -7,9 +7,9 @@ use super::{
         certificates::files::{CERTIFICATE, KEY},
         validate::ValidMesh,
     },
-    config_file::TLS_DIRECTORY,
+    config_file::{LINKS_DIRECTORY, TLS_DIRECTORY},
 };
-use crate::broker::MeshKey;
+use crate::{broker::MeshKey, link::remote};
 
 /// A way in that is off unless the spec names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub fn tls_block() -> String {
 /// The listeners' part of the configuration file.
 pub fn config(mesh: &ValidMesh) -> String {
     let tls = mesh.tls.has_tls();
+    let remotes = remote::config(&mesh.remotes, LINKS_DIRECTORY);
     let mut file = String::new();
     for (listener, _) in &mesh.listeners {
         let block = match listener {
@@ -96,7 +97,12 @@ pub fn config(mesh: &ValidMesh) -> String {
         };
         // Addresses of pods are of no use to who comes from outside.
         let advertise = if *listener == Listener::Leaf { "  no_advertise: true\n" } else { "" };
-        let _ = write!(file, "{block} {{\n  listen: \"0.0.0.0:{}\"\n{advertise}{security}}}\n", listener.port(tls));
+        let remotes = if *listener == Listener::Leaf { remotes.as_str() } else { "" };
+        let port = listener.port(tls);
+        let _ = write!(file, "{block} {{\n  listen: \"0.0.0.0:{port}\"\n{advertise}{security}{remotes}}}\n");
+    }
+    if !remotes.is_empty() && !mesh.listeners.iter().any(|(listener, _)| *listener == Listener::Leaf) {
+        let _ = write!(file, "leafnodes {{\n{remotes}}}\n");
     }
     file
 }

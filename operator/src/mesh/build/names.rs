@@ -55,6 +55,12 @@ pub fn identities(mesh: &str) -> String {
     format!("{mesh}-identities")
 }
 
+/// The Secret with what the brokers need to dial other meshes.
+#[must_use]
+pub fn links(mesh: &str) -> String {
+    format!("{mesh}-links")
+}
+
 /// Host name of the client Service inside the cluster.
 #[must_use]
 pub fn client_host(mesh: &MeshKey) -> String {

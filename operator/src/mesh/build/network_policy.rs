@@ -8,6 +8,7 @@ use k8s_openapi::{
 use super::{
     super::validate::ValidMesh,
     config_file::{CLIENT_PORT, CLUSTER_PORT, MONITOR_PORT},
+    listeners::Listener,
     metadata, names, selector,
 };
 use crate::network;
@@ -45,13 +46,27 @@ fn client_ports() -> Vec<i32> {
     [CLIENT_PORT].into_iter().chain(LISTENER_PORTS).collect()
 }
 
-/// A broker calls nobody but its peers. Links to other meshes, once there are any, are dialled from here: each adds a
-/// rule for the port of the far side.
+/// A broker calls nobody but its peers, and the other sides of the links that it dials: each adds a rule for their port. Where
+/// they are stands in the spec by names, which a policy does not know.
 fn egress(mesh: &ValidMesh) -> Vec<NetworkPolicyEgressRule> {
     let mut rules = network::dns().to_vec();
     rules.push(NetworkPolicyEgressRule {
         to: Some(vec![network::pods(selector(mesh))]),
         ports: Some(network::tcp(&[CLUSTER_PORT])),
     });
+    let mut ports: Vec<i32> = mesh.remotes.iter().flat_map(|remote| &remote.urls).filter_map(|url| port(url)).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    if !ports.is_empty() {
+        rules.push(NetworkPolicyEgressRule { to: None, ports: Some(network::tcp(&ports)) });
+    }
     rules
+}
+
+fn port(url: &str) -> Option<i32> {
+    let (_, address) = url.split_once("://")?;
+    match address.rsplit_once(':') {
+        Some((_, port)) => port.parse().ok(),
+        None => Some(Listener::Leaf.port(true)),
+    }
 }

@@ -21,6 +21,15 @@ pub fn broker(mesh: &ValidMesh, auth: String, cluster: String) -> Secret {
     Secret { metadata: metadata(mesh, names::brokers(&mesh.key.name)), data: Some(data), ..Secret::default() }
 }
 
+/// What the brokers need to dial other meshes; absent where they dial none.
+pub fn links(mesh: &ValidMesh) -> Option<Secret> {
+    (!mesh.remotes.is_empty()).then(|| Secret {
+        metadata: metadata(mesh, names::links(&mesh.key.name)),
+        data: Some(mesh.link_files.clone()),
+        ..Secret::default()
+    })
+}
+
 /// A Secret that only the operator reads. It outlives the EventMesh where the volumes do: what is on them belongs to
 /// the keys in it.
 #[must_use]

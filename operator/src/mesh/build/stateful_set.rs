@@ -226,15 +226,20 @@ fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
         items: Some(loaded.map(|file| tls_item(file)).collect()),
         ..SecretProjection::default()
     };
+    let link_item = |file: &String| KeyToPath { path: format!("links/{file}"), ..item(file) };
+    let links = SecretProjection {
+        name: names::links(&mesh.key.name),
+        items: Some(mesh.link_files.keys().map(link_item).collect()),
+        ..SecretProjection::default()
+    };
+    let secrets = [Some(auth), Some(tls), (!mesh.remotes.is_empty()).then_some(links)].into_iter().flatten();
+    let secrets = secrets.map(|secret| VolumeProjection { secret: Some(secret), ..VolumeProjection::default() });
+    let config = VolumeProjection { config_map: Some(config), ..VolumeProjection::default() };
     vec![
         Volume {
             name: "config".to_owned(),
             projected: Some(ProjectedVolumeSource {
-                sources: Some(vec![
-                    VolumeProjection { config_map: Some(config), ..VolumeProjection::default() },
-                    VolumeProjection { secret: Some(auth), ..VolumeProjection::default() },
-                    VolumeProjection { secret: Some(tls), ..VolumeProjection::default() },
-                ]),
+                sources: Some([config].into_iter().chain(secrets).collect()),
                 ..ProjectedVolumeSource::default()
             }),
             ..Volume::default()

@@ -1,0 +1,223 @@
+//! Links between meshes of one cluster: consent, refusals, and two real brokers that run what the operator has made.
+//!
+//! Brokers of each mesh are at an address of their own: a mesh's name is the end of it in hexadecimal, since the operator knows one
+//! address for all, in which only the name is different.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use eventmesh_crds::{EventMesh, Topic, link::LinkStatus};
+use eventmesh_tests::{
+    broker::Broker,
+    child::{Child, Start, free_port},
+    identity::Login,
+    objects::Namespace,
+    paths,
+    stack::Stack,
+    wait::eventually,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::Api;
+use serde_json::json;
+
+use crate::object;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The address of the brokers of a mesh, such as `a1`.
+fn address(mesh: &str) -> Result<String> {
+    Ok(format!("127.0.0.{}", u8::from_str_radix(mesh, 16)?))
+}
+
+fn mesh(name: &str, listens: bool, links: &str) -> String {
+    let listeners = if listens { "  listeners: {leaf: {}}\n" } else { "" };
+    let brokers = "  brokers: {replicas: 1, storage: {sync: 10s}}\n  tls: {issuer: Disabled}\n";
+    object("EventMesh", name, &format!("{brokers}{listeners}  links:\n{links}"))
+}
+
+fn link(name: &str, to: &str, lists: &str) -> String {
+    format!("  - {{name: {name}, to: {{mesh: {{name: {to}}}}}, {lists}}}\n")
+}
+
+/// A stack with a namespace for the meshes.
+fn linked(name: &str, test: impl AsyncFnOnce(&mut Stack, &Namespace) -> Result<()>) -> Result<()> {
+    eventmesh_tests::RUNTIME.block_on(async {
+        let mut stack = Stack::with_brokers_at(name, |port| format!("nats://[::ffff:7f00:{{mesh}}]:{port}")).await?;
+        let kube = stack.kube.clone();
+        kube.with_namespace(name, async |ns| test(&mut stack, ns).await).await
+    })
+}
+
+async fn condition(ns: &Namespace, mesh: &str, reason: &str, part: &str) -> Result<()> {
+    let what = format!("Linked {reason} with `{part}`");
+    ns.until::<EventMesh, _>(mesh, &what, |mesh| {
+        let conditions = mesh.status.as_ref()?.conditions.iter();
+        let mut linked = conditions.filter(|condition| condition.type_ == "Linked");
+        linked.find(|one| one.reason == reason && one.message.contains(part)).map(|_| ())
+    })
+    .await
+}
+
+async fn status(ns: &Namespace, mesh: &str, what: &str, wanted: impl Fn(&LinkStatus) -> bool) -> Result<LinkStatus> {
+    let found = |mesh: &EventMesh| mesh.status.as_ref()?.links.iter().flatten().find(|link| wanted(link)).cloned();
+    ns.until::<EventMesh, _>(mesh, what, found).await
+}
+
+/// The kubelet's part: a broker with the files that the operator has made for its pod, at addresses of this machine.
+async fn start(stack: &Stack, ns: &Namespace, mesh: &str, leaf: u16) -> Result<Child> {
+    let folder = paths::scratch(&format!("broker-{mesh}"))?;
+    let secrets = Api::<Secret>::namespaced(stack.kube.client.clone(), &ns.name);
+    for (name, below) in [("broker", ""), ("broker-tls", "tls"), ("links", "links")] {
+        let Some(secret) = secrets.get_opt(&format!("{mesh}-{name}")).await? else { continue };
+        std::fs::create_dir_all(folder.join(below))?;
+        for (file, bytes) in secret.data.unwrap_or_default() {
+            std::fs::write(folder.join(below).join(file), here(&bytes.0, &folder, mesh, leaf, stack.broker_port())?)?;
+        }
+    }
+    let config = ns.get::<ConfigMap>(&format!("{mesh}-broker")).await?.data.unwrap_or_default();
+    let text = here(config["nats.conf"].as_bytes(), &folder, mesh, leaf, stack.broker_port())?;
+    let text: String = String::from_utf8(text)?
+        .lines()
+        .filter(|line| !line.starts_with("http:"))
+        .fold(String::new(), |all, line| format!("{all}{line}\n"));
+    std::fs::write(folder.join("nats.conf"), text)?;
+    let tool = paths::tool("nats-server")?;
+    let child =
+        Start::new(&tool, &folder).arg("--config").arg(folder.join("nats.conf")).env("POD_NAME", mesh).spawn()?;
+    let at = format!("{}:{}", address(mesh)?, stack.broker_port());
+    let up = eventually("the broker", SOON, async || {
+        tokio::net::TcpStream::connect(&at).await.map(Some).map_err(|error| error.to_string())
+    });
+    up.await.with_context(|| child.log_tail(20))?;
+    Ok(child)
+}
+
+/// A file with the paths and addresses of this machine in place of a pod's.
+fn here(bytes: &[u8], folder: &Path, mesh: &str, leaf: u16, port: u16) -> Result<Vec<u8>> {
+    let (own, folder) = (address(mesh)?, folder.display().to_string());
+    let mut text = String::from_utf8(bytes.to_vec())?
+        .replace("/etc/nats", &folder)
+        .replace("\"/data", &format!("\"{folder}/data"))
+        .replace("/var/run/nats", &folder)
+        .replace("0.0.0.0:4222", &format!("{own}:{port}"))
+        .replace("0.0.0.0:7422", &format!("{own}:{leaf}"));
+    for far in ["a1", "b1"] {
+        let service = format!("{far}-leaf.");
+        if let Some(at) = text.find(&service) {
+            let end = text[at..].find(":7422").context("a port")? + at + ":7422".len();
+            text.replace_range(at..end, &format!("{}:{leaf}", address(far)?));
+        }
+    }
+    Ok(text.into_bytes())
+}
+
+async fn operator_of(stack: &Stack, ns: &Namespace, mesh: &str) -> Result<Broker> {
+    let login = Login::operator(ns, mesh).await?;
+    Broker::connect(&format!("nats://{}:{}", address(mesh)?, stack.broker_port()), &login).await
+}
+
+#[test]
+fn a_link_needs_both_sides_and_says_who_must_add_what() -> Result<()> {
+    linked("link-consent", async |_, ns| {
+        ns.apply(&mesh("a1", true, &link("l", "a1", "export: [x]"))).await?;
+        condition(ns, "a1", "LinkToItself", "").await?;
+        ns.apply(&mesh("a1", true, &link("l", "b1", "export: [x]"))).await?;
+        condition(ns, "a1", "MeshNotFound", "EventMesh t-link-consent").await?;
+        ns.apply(&object("EventMesh", "b1", "  brokers: {replicas: 1}")).await?;
+        condition(
+            ns,
+            "a1",
+            "LinkNotConsented",
+            "its owner has to add to its spec.links: {name: …, to: {mesh: {name: a1",
+        )
+        .await?;
+        ns.apply(&mesh("b1", false, &link("back", "a1", "import: [x]"))).await?;
+        // Nobody runs the brokers here, so nobody gets an account.
+        condition(ns, "a1", "LinkPending", "link l").await?;
+        condition(ns, "b1", "LinkPending", "link back").await?;
+        ns.apply(&mesh("a1", false, &link("l", "b1", "export: [x]"))).await?;
+        condition(ns, "a1", "LinkNobodyListens", "neither this mesh nor EventMesh").await?;
+        ns.apply(&mesh("a1", true, &link("l", "b1", "export: [x.>], import: [x.y]"))).await?;
+        condition(ns, "a1", "LinkLoop", "`x.>`").await?;
+        let refused = ns.refused(&mesh("a1", true, "  - {name: l, to: {}, export: [x]}\n")).await?;
+        ensure!(refused.contains("exactly one of `mesh` and `remote`"), "{refused}");
+        let refused = ns.refused(&mesh("a1", true, &link("l", "b1", "export: []"))).await?;
+        ensure!(refused.contains("carries nothing"), "{refused}");
+        Ok(())
+    })
+}
+
+#[test]
+fn two_meshes_are_linked_and_a_link_that_is_taken_back_is_cut() -> Result<()> {
+    linked("links", async |stack, ns| {
+        let leaf = free_port()?;
+        ns.apply(&mesh("a1", true, &link("to-b", "b1", "export: [orders.>, late.>]"))).await?;
+        ns.apply(&mesh("b1", false, &link("to-a", "a1", "import: [orders.>, late.>]"))).await?;
+        for name in ["a1", "b1"] {
+            let mesh = format!("  mesh: {{name: {name}}}\n  subjects: [orders.>]");
+            ns.apply(&object("Topic", &format!("orders-{name}"), &mesh)).await?;
+        }
+        for mesh in ["a1", "b1"] {
+            ns.secret(&format!("{mesh}-broker-tls"), "revision.conf").await?;
+            ns.secret(&format!("{mesh}-broker"), "auth.conf").await?;
+        }
+        let _a = start(stack, ns, "a1", leaf).await?;
+        let b = start(stack, ns, "b1", leaf).await?;
+        // Once both have accounts, the side that dials is given what it needs, and its pods are replaced.
+        ns.secret("b1-links", "to-a.creds").await?;
+        ns.until::<ConfigMap, _>("b1-broker", "the remote", |config| {
+            config.data.as_ref()?["nats.conf"].contains("a1-leaf").then_some(())
+        })
+        .await?;
+        drop(b);
+        let b = start(stack, ns, "b1", leaf).await?;
+        for mesh in ["a1", "b1"] {
+            condition(ns, mesh, "Linked", "1 of 1").await.with_context(|| b.log_tail(40))?;
+        }
+        ns.ready::<Topic>("orders-a1").await?;
+        ns.ready::<Topic>("orders-b1").await?;
+        let (source, target) = (operator_of(stack, ns, "a1").await?, operator_of(stack, ns, "b1").await?);
+        for number in 0..100 {
+            source.publish("orders.x", number.to_string()).await?;
+        }
+        let stream = eventmesh_wire::names::stream(&ns.name, "orders-b1");
+        let stored = eventually("all events", SOON, async || {
+            let found = target.stored(&stream).await.map_err(|error| error.to_string())?;
+            if found.len() >= 100 { Ok(Some(found)) } else { Err(format!("{}", found.len())) }
+        });
+        let stored = stored.await?;
+        let numbers: Vec<String> =
+            stored.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect();
+        assert_eq!(numbers, (0..100).map(|number| number.to_string()).collect::<Vec<_>>());
+        let told = status(ns, "a1", "bytes", |link| link.bytes_out.is_some_and(|bytes| bytes > 0)).await?;
+        assert_eq!((told.state.as_str(), told.dials, told.connections), ("Connected", Some(false), Some(1)));
+
+        // A Topic that comes later is wanted over the link that is up.
+        let silent = told.bytes_out;
+        source.publish_surely("orders.y", "once", "y").await;
+        for name in ["a1", "b1"] {
+            let mesh = format!("  mesh: {{name: {name}}}\n  subjects: [late.>]");
+            ns.apply(&object("Topic", &format!("late-{name}"), &mesh)).await?;
+            ns.ready::<Topic>(&format!("late-{name}")).await?;
+        }
+        let late = eventmesh_wire::names::stream(&ns.name, "late-b1");
+        let come = eventually("a late event", SOON, async || {
+            source.publish("late.x", "late").await.map_err(|error| error.to_string())?;
+            let found = target.stored(&late).await.map_err(|error| error.to_string())?;
+            if found.is_empty() { Err("none".to_owned()) } else { Ok(Some(())) }
+        });
+        come.await.with_context(|| b.log_tail(20))?;
+        status(ns, "a1", "more bytes", |link| link.bytes_out > silent).await?;
+
+        // One side takes its consent back: its brokers cut the link by themselves.
+        ns.patch::<EventMesh>("a1", json!({"spec": {"links": null}})).await?;
+        condition(ns, "b1", "LinkNotConsented", "").await?;
+        ns.gone::<Secret>("a1-link-to-b").await?;
+        let cut = eventually("the link to be cut", SOON, async || {
+            let log = b.log_tail(usize::MAX);
+            if log.contains("Leafnode connection closed") { Ok(Some(())) } else { Err("it is not".to_owned()) }
+        });
+        cut.await?;
+        ns.gone::<Secret>("b1-links").await
+    })
+}
