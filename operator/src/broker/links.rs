@@ -92,6 +92,9 @@ fn add(all: &mut LeafsByAccount, said: Leafz) {
 
 /// A duration in Go's notation in whole milliseconds, at least one: noise is no news.
 fn milliseconds(text: &str) -> i64 {
+    if text.is_empty() {
+        return 0;
+    }
     let text = text.replace('µ', "u");
     let duration: Option<std::time::Duration> = text.parse::<kube::core::Duration>().ok().map(Into::into);
     duration.map_or(0, |duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1))

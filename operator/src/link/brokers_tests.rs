@@ -121,6 +121,13 @@ impl Mesh {
             let of = |link: &str| self.links.get(link).map(|(signed, _)| signed.account.as_str());
             let key = signed.signing.public_key();
             let mut account = carried.account(&mesh, live, of, &[&key], PAYLOAD);
+            if self.evil.is_some() {
+                for key in &mut account.signing_keys {
+                    if let SigningKey::Scoped(scope) = key {
+                        (scope.template.publish, scope.template.subscribe) = Default::default();
+                    }
+                }
+            }
             account.signing_keys.extend(self.evil.iter().map(|key| SigningKey::Plain(key.public_key())));
             all.push((signed.account.clone(), account));
         }
