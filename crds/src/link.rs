@@ -7,10 +7,6 @@ use crate::common::{LocalRef, MeshRef};
 
 /// A link to another mesh. What crosses it stands in the lists of both sides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(
-    validation = Rule::new("has(self.export) && size(self.export) > 0 || has(self.import) && size(self.import) > 0")
-        .message("a link that neither exports nor imports carries nothing: add subjects to `export` or `import`"),
-)]
 #[serde(rename_all = "camelCase")]
 pub struct Link {
     /// Name of the link, unique in the mesh.

@@ -42,7 +42,6 @@ fn mesh(#[case] name: &str, #[case] spec: Value, #[case] refusal: &str) {
 #[case(json!({"name": "l", "to": {"mesh": {"name": "b"}}, "export": ["x"]}), "")]
 #[case(json!({"name": "l", "to": {"remote": {}}, "import": ["x"]}), "")]
 #[case(json!({"name": "l", "to": {"remote": {"urls": ["tls://b:7422"], "secret": {"name": "s"}}}, "import": ["x"]}), "")]
-#[case(json!({"name": "l", "to": {"mesh": {"name": "b"}}}), "carries nothing")]
 #[case(json!({"name": "l", "to": {}, "export": ["x"]}), "exactly one of `mesh` and `remote`")]
 #[case(json!({"name": "l", "to": {"mesh": {"name": "b"}, "remote": {}}, "export": ["x"]}), "exactly one of `mesh` and `remote`")]
 #[case(json!({"name": "l", "to": {"remote": {"urls": ["tls://b:7422"]}}, "export": ["x"]}), "set `urls` and `secret`")]
