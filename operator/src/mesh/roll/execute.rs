@@ -16,7 +16,7 @@ use crate::{
 pub async fn run(context: &Context, mesh: &MeshKey, roll: &Roll) -> Result<(), Error> {
     match &roll.step {
         Step::Settled | Step::Wait(_) => Ok(()),
-        Step::StepDown(leader) => {
+        Step::HandOver(leader) => {
             let Some(broker) = context.brokers.get(mesh) else { return Ok(()) };
             info!(%mesh, broker = %leader, "handing the lead of the metadata over before the restart");
             broker.step_down().await.map_err(Error::broker("hand the lead of the metadata over"))

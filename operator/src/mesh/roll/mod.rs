@@ -68,7 +68,7 @@ impl Roll {
                 Progress::Stopped(format!("the roll has stopped, since {broker} does not come up: {why}"))
             }
             (Step::Wait(hold), _) => Progress::Going(format!("the next restart waits: {hold}")),
-            (Step::StepDown(leader), _) => {
+            (Step::HandOver(leader), _) => {
                 Progress::Going(format!("{leader} leads the metadata and hands over before it is restarted"))
             }
             (Step::Restart(pod), restart) => {
@@ -91,7 +91,7 @@ impl Roll {
             Step::Settled | Step::Wait(Hold::Unnoticed) => None,
             // So are the pods.
             Step::Wait(Hold::Down { .. } | Hold::Failing { .. }) | Step::Restart(_) => Some(Outcome::Waiting),
-            Step::Wait(_) | Step::StepDown(_) => Some(Outcome::Progressing),
+            Step::Wait(_) | Step::HandOver(_) => Some(Outcome::Progressing),
         }
     }
 }

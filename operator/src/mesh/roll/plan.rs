@@ -15,7 +15,7 @@ pub enum Step {
     Settled,
     Wait(Hold),
     /// This broker leads the metadata, and is the last that is to be restarted.
-    StepDown(String),
+    HandOver(String),
     Restart(BrokerPod),
 }
 
@@ -112,7 +112,7 @@ fn with_all_ready(seen: &Observed, outdated: &[&BrokerPod], cluster: &Cluster) -
     let leader = cluster.meta.as_ref().and_then(|meta| meta.leader.as_deref());
     match outdated.iter().find(|pod| leader != Some(pod.name.as_str())) {
         Some(pod) => Step::Restart((*pod).clone()),
-        None => Step::StepDown(outdated[0].name.clone()),
+        None => Step::HandOver(outdated[0].name.clone()),
     }
 }
 

@@ -75,7 +75,7 @@ fn all_are_restarted_and_who_leads_the_metadata_hands_over_and_is_the_last() {
         let index = NAMES.iter().position(|known| *known == name).expect("one of them");
         now = with(now, index, "new", State::Ready);
     }
-    assert_eq!(run(&now), Step::StepDown("m-broker-0".to_owned()));
+    assert_eq!(run(&now), Step::HandOver("m-broker-0".to_owned()));
     now.sight = Sight::Seen(cluster(2));
     assert_eq!(restarted(&now).as_deref(), Some("m-broker-0"));
     assert_eq!(run(&with(now, 0, "new", State::Ready)), Step::Settled);
