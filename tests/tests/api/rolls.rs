@@ -211,7 +211,11 @@ fn a_change_is_rolled_out_to_one_broker_at_a_time_and_loses_nothing() -> Result<
             );
         }
         assert!(ns.event("BrokerRestart").await?.contains("pod template changed: labels"));
-        let stream = client.stream(&format!("{}_t", ns.name)).await?.context("a stream")?;
+        // A request is answered by nobody while the stream has no leader.
+        let stream = eventually("the stream", ns.kube.patience, async || {
+            client.stream(&format!("{}_t", ns.name)).await.map_err(|error| format!("{error:#}"))
+        });
+        let stream = stream.await?;
         let stored = stream["state"]["messages"].as_u64().context("a number")?;
         // The one that was under way at the end may be there or not.
         assert!([sent.get(), sent.get() + 1].contains(&stored), "{stored} of {}", sent.get());
