@@ -101,10 +101,7 @@ impl Controller for MeshController {
         let configuration = build::config_file::revisions(&valid, &resolved.keys.keys);
         let desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
         let applied = Box::pin(apply::run(context, &desired)).await?;
-        let dialled_before = mesh.status.iter().flat_map(|status| status.links.iter().flatten());
-        if valid.remotes.is_empty() && dialled_before.into_iter().any(|link| link.dials == Some(true)) {
-            apply::no_links(context, &valid).await?;
-        }
+        forget_links(context, &mesh, &valid).await?;
         connect(context, &valid, resolved.keys.keys, files).await?;
         let wanted = take_up::Wanted {
             certificates: &files.revision(),
@@ -128,10 +125,7 @@ impl Controller for MeshController {
         if !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
             return Ok(Outcome::Progressing);
         }
-        if let Some(outcome) = roll.outcome() {
-            return Ok(outcome);
-        }
-        Ok(Outcome::SettledFor(until(plan.look_again, context.now())))
+        Ok(roll.outcome().unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
     }
 }
 
@@ -200,6 +194,15 @@ async fn leafs(context: &Context, key: &MeshKey, links: &Links) -> Option<LeafsB
         debug!(mesh = %key, %error, "could not ask the brokers of their links");
     }
     broker.leafs()
+}
+
+/// Removes what a mesh needs to dial, when it dials nobody any more.
+async fn forget_links(context: &Context, mesh: &EventMesh, valid: &ValidMesh) -> Result<(), Error> {
+    let mut before = mesh.status.iter().flat_map(|status| status.links.iter().flatten());
+    if valid.remotes.is_empty() && before.any(|link| link.dials == Some(true)) {
+        apply::no_links(context, valid).await?;
+    }
+    Ok(())
 }
 
 async fn connect(context: &Context, valid: &ValidMesh, keys: Arc<MeshKeys>, files: &Files) -> Result<(), Error> {
