@@ -640,7 +640,7 @@ async fn attacked(evil_dials: bool) -> Result<()> {
 fn a_far_side_that_means_no_good_gets_no_further_than_the_lists() {
     run(async {
         for evil_dials in [true, false] {
-            attacked(evil_dials).await.with_context(|| format!("evil dials: {evil_dials}"))?;
+            Box::pin(attacked(evil_dials)).await.with_context(|| format!("evil dials: {evil_dials}"))?;
         }
         Ok(())
     });

@@ -118,15 +118,21 @@ fn a_namespace_deleted_with_all_that_is_in_it_goes() -> Result<()> {
 #[test]
 fn a_change_is_rolled_out_broker_by_broker_and_a_setting_without_a_restart() -> Result<()> {
     shared("roll", async |test| {
-        let broker = test.mesh(3, "").await?;
+        test.mesh(3, "").await?;
         test.ns.apply(&topic("roll", "")).await?;
         test.ns.ready::<Topic>("roll").await?;
         let before = pod_uids(test).await?;
         let settings = json!({"spec": {"brokers": {"settings": {"maxPayload": "2Mi"}}}});
         test.ns.patch::<EventMesh>("m", settings).await?;
-        // Larger than the old limit, and it is stored.
-        let large = async || broker.publish("roll.a", vec![b'x'; 1_500_000]).await.map(Some);
-        eventually("the larger limit", 2 * SOON, async || large().await.map_err(|error| error.to_string())).await?;
+        // Larger than the old limit, and it is stored. A connection keeps the limit that it was told at its start.
+        eventually("the larger limit", 2 * SOON, async || {
+            let large = async || {
+                let broker = test.cluster.broker(test.ns, "m").await?;
+                broker.publish("roll.a", vec![b'x'; 1_500_000]).await
+            };
+            large().await.map(Some).map_err(|error| format!("{error:#}"))
+        })
+        .await?;
         assert_eq!(pod_uids(test).await?, before, "a broker was restarted for a setting");
 
         test.ns.patch::<EventMesh>("m", json!({"spec": {"brokers": {"storage": {"sync": "5s"}}}})).await?;
