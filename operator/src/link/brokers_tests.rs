@@ -375,12 +375,32 @@ fn answer(
     });
 }
 
+/// By which a test finds out whether somebody is heard; they do not count.
+const PROBE: &str = "probe";
+
+/// Waits until what a client says reaches a listener: brokers tell each other of interest in their own time.
+async fn reaches(client: &Client, subject: &str, events: &mut async_nats::Subscriber) -> Result<()> {
+    let said = tokio::time::timeout(SOON, async {
+        loop {
+            client.publish(subject.to_owned(), PROBE.into()).await?;
+            match tokio::time::timeout(Duration::from_millis(200), events.next()).await {
+                Ok(heard) => return heard.map(drop).context("the end"),
+                Err(_) => {}
+            }
+        }
+    });
+    said.await.with_context(|| format!("{subject} does not get through"))?
+}
+
 /// The numbers that come, up to the one that is last.
 async fn heard(events: &mut async_nats::Subscriber, last: &str) -> Result<Vec<String>> {
-    let mut all = Vec::new();
+    let mut all: Vec<String> = Vec::new();
     while all.last().is_none_or(|one| one != last) {
         let next = tokio::time::timeout(SOON, events.next()).await.with_context(|| format!("heard only {all:?}"))?;
-        all.push(String::from_utf8_lossy(&next.context("the end")?.payload).into_owned());
+        let text = String::from_utf8_lossy(&next.context("the end")?.payload).into_owned();
+        if text != PROBE {
+            all.push(text);
+        }
     }
     Ok(all)
 }
@@ -415,6 +435,9 @@ async fn live_over(brokers: (usize, usize), a_dials: bool) -> Result<()> {
     }
     let says = a.client("says", brokers.0 - 1).await?;
     answered(&says, "live.ask").await.with_context(|| format!("A:\n{}\nB:\n{}", a.logs(), b.logs()))?;
+    for (ears, _) in &mut ears {
+        reaches(&says, "live.told", ears).await?;
+    }
     let before = asked.load(std::sync::atomic::Ordering::Relaxed);
     for number in 0..100 {
         says.publish("live.told", number.to_string().into()).await?;
@@ -506,6 +529,9 @@ fn chains_pass_on_and_rings_do_not_go_round() {
         let says = a.client("says", 0).await?;
         // Through `b`, where nobody answers.
         answered(&says, "live.ask").await.with_context(|| format!("{}{}{}", a.logs(), b.logs(), c.logs()))?;
+        for (ears, _) in &mut ears {
+            reaches(&says, "live.told", ears).await?;
+        }
         for number in 0..50 {
             says.publish("live.told", number.to_string().into()).await?;
         }
@@ -561,6 +587,12 @@ fn a_star_of_five_sites_tells_every_site_once() {
             }
             client.flush().await?;
             ears.push((site.name, client, all));
+        }
+        let clients: Vec<(&str, Client)> = ears.iter().map(|(name, client, _)| (*name, client.clone())).collect();
+        for (own, _, all) in &mut ears {
+            for ((name, client), events) in clients.iter().filter(|(name, _)| name != own).zip(all) {
+                reaches(client, &format!("site.{name}.x"), events).await?;
+            }
         }
         for (name, client, _) in &ears {
             for number in 0..20 {
