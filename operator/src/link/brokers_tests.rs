@@ -383,9 +383,8 @@ async fn reaches(client: &Client, subject: &str, events: &mut async_nats::Subscr
     let said = tokio::time::timeout(SOON, async {
         loop {
             client.publish(subject.to_owned(), PROBE.into()).await?;
-            match tokio::time::timeout(Duration::from_millis(200), events.next()).await {
-                Ok(heard) => return heard.map(drop).context("the end"),
-                Err(_) => {}
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(200), events.next()).await {
+                return heard.map(drop).context("the end");
             }
         }
     });
