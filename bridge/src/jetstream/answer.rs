@@ -6,9 +6,9 @@ use futures::FutureExt as _;
 
 /// Tells it without waiting. Should it not get through, the stream gives the event again: at least once.
 pub fn answer(client: &Client, reply: Subject, payload: impl Into<Bytes>) {
-    let (client, payload) = (client.clone(), payload.into());
-    let mut sent = Box::pin(async move { client.publish(reply, payload).await });
-    if sent.as_mut().now_or_never().is_none() {
-        tokio::spawn(sent);
+    let payload = payload.into();
+    if client.publish(reply.clone(), payload.clone()).now_or_never().is_none() {
+        let client = client.clone();
+        tokio::spawn(async move { client.publish(reply, payload).await });
     }
 }

@@ -30,8 +30,14 @@ impl Told {
     /// Reads `$JS.ACK.[domain.account.]stream.consumer.deliveries.number.consumer's number.time.pending[.more]` (ADR-15 of the
     /// NATS project).
     pub fn read(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let from = match tokens.len() {
+        let (mut tokens, mut count) = ([""; 9], 0);
+        for token in reply.strip_prefix("$JS.ACK.")?.split('.') {
+            if let Some(place) = tokens.get_mut(count) {
+                *place = token;
+            }
+            count += 1;
+        }
+        let from = match count {
             7 => 0,
             9.. => 2,
             _ => return None,

@@ -19,9 +19,24 @@ pub(super) const LASTS: Duration = Duration::from_secs(2);
 /// How much later than that it must have been answered.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Where the answers to a request come in. One serves many requests, one after the other: brokers tell each other of every
+/// subscription, so a new one for each request costs them more than the request.
+pub(super) struct Inbox {
+    subject: String,
+    answers: Subscriber,
+}
+
+impl Inbox {
+    pub(super) async fn open(client: &Client) -> Result<Self, PullError> {
+        let subject = client.new_inbox();
+        let answers = client.subscribe(subject.clone()).await.map_err(PullError::failed)?;
+        Ok(Self { subject, answers })
+    }
+}
+
 /// A request that may still bring events.
 pub(super) struct Pull {
-    answers: Subscriber,
+    inbox: Inbox,
     /// Room in the window for what is to come.
     room: OwnedSemaphorePermit,
     asked_for: usize,
@@ -62,23 +77,26 @@ impl PullError {
 
 impl Pull {
     /// Asks for as many events as there is room for.
-    pub(super) async fn ask(client: &Client, subject: &str, room: OwnedSemaphorePermit) -> Result<Self, PullError> {
-        let inbox = client.new_inbox();
-        let answers = client.subscribe(inbox.clone()).await.map_err(PullError::failed)?;
+    pub(super) async fn ask(
+        client: &Client,
+        subject: &str,
+        room: OwnedSemaphorePermit,
+        inbox: Inbox,
+    ) -> Result<Self, PullError> {
         let asked_for = room.num_permits();
         let request = json!({"batch": asked_for, "expires": u64::try_from(LASTS.as_nanos()).unwrap_or(u64::MAX)});
-        let sent = client.publish_with_reply(subject.to_owned(), inbox, request.to_string().into()).await;
+        let sent = client.publish_with_reply(subject.to_owned(), inbox.subject.clone(), request.to_string().into()).await;
         sent.map_err(PullError::failed)?;
-        Ok(Self { answers, room, asked_for, overdue: Instant::now() + LASTS + GRACE })
+        Ok(Self { inbox, room, asked_for, overdue: Instant::now() + LASTS + GRACE })
     }
 
     /// The next event and its place in the window; `None` when there will be no more.
     pub(super) async fn next(&mut self) -> Result<Option<(Message, OwnedSemaphorePermit)>, PullError> {
         while self.room.num_permits() > 0 {
             let wait = self.overdue.saturating_duration_since(Instant::now());
-            let answer = timeout(wait, self.answers.next()).await;
+            let answer = timeout(wait, self.inbox.answers.next()).await;
             let answer = answer.map_err(|_| PullError::blocked("its brokers did not answer in time"))?;
-            let Some(message) = answer else { return Ok(None) };
+            let Some(message) = answer else { return Err(PullError::blocked("the connection has ended")) };
             match status(&message) {
                 Status::Event => return Ok(self.room.split(1).map(|permit| (message, permit))),
                 Status::Over => return Ok(None),
@@ -90,6 +108,11 @@ impl Pull {
             }
         }
         Ok(None)
+    }
+
+    /// After the last event: nothing more comes to its inbox.
+    pub(super) fn into_inbox(self) -> Inbox {
+        self.inbox
     }
 
     /// Whether so much of it has come that the next should be asked for.

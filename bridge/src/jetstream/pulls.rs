@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_nats::{Client, Message};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::pull::{Pull, PullError};
+use super::pull::{Inbox, Pull, PullError};
 
 /// The requests to one consumer.
 pub struct Pulls {
@@ -21,6 +21,8 @@ pub struct Pulls {
     most: usize,
     /// Those that may still bring events, oldest first.
     open: VecDeque<Pull>,
+    /// Of requests that are over.
+    inboxes: Vec<Inbox>,
     /// Room that was waited for.
     first: Option<OwnedSemaphorePermit>,
 }
@@ -38,7 +40,7 @@ impl Pulls {
     ) -> Self {
         let subject = format!("{api}.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let most = if ordered { 1 } else { 2 };
-        Self { client, subject, window, size, most, open: VecDeque::new(), first: None }
+        Self { client, subject, window, size, most, open: VecDeque::new(), inboxes: Vec::new(), first: None }
     }
 
     #[must_use]
@@ -49,7 +51,11 @@ impl Pulls {
     /// Makes a request when it is time for one.
     pub async fn top_up(&mut self) -> Result<(), PullError> {
         if let Some(room) = self.take_room() {
-            self.open.push_back(Pull::ask(&self.client, &self.subject, room).await?);
+            let inbox = match self.inboxes.pop() {
+                Some(inbox) => inbox,
+                None => Inbox::open(&self.client).await?,
+            };
+            self.open.push_back(Pull::ask(&self.client, &self.subject, room, inbox).await?);
         }
         Ok(())
     }
@@ -65,8 +71,10 @@ impl Pulls {
     pub async fn next(&mut self) -> Result<Option<(Message, OwnedSemaphorePermit)>, PullError> {
         let Some(oldest) = self.open.front_mut() else { return self.room().await.map(|()| None) };
         let next = oldest.next().await?;
-        if next.is_none() {
-            self.open.pop_front();
+        if next.is_none()
+            && let Some(over) = self.open.pop_front()
+        {
+            self.inboxes.push(over.into_inbox());
         }
         Ok(next)
     }

@@ -92,6 +92,6 @@ pub(crate) fn may_cross(name: &str, value: &str) -> bool {
     let expressible = !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
         && !value.contains(['\r', '\n', '\0']);
-    let lower = name.to_ascii_lowercase();
-    expressible && !lower.starts_with("nats-") && !lower.starts_with("em-")
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    expressible && !begins("nats-") && !begins("em-")
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use eventmesh_wire::config::http::HttpMode;
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, Entry, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -62,34 +62,71 @@ impl Outgoing {
     pub fn new(event: &Headers, payload: &Bytes, origin: &Origin<'_>, mode: HttpMode) -> Self {
         // The JSON format can not say that its data is compressed.
         let mode = if header(event, "content-encoding").is_some() { HttpMode::Binary } else { mode };
-        let attributes = attributes(event, origin);
-        let id = attributes.get("id").map(|id| encoded(id)).unwrap_or_default();
-        let content_type = header(event, cloudevents::CONTENT_TYPE);
-        let mut headers = HeaderMap::with_capacity(event.len() + 4);
-        for (name, value) in event {
-            let own = name.to_ascii_lowercase();
-            let of_event = attribute_name(&own).is_some() || own == CONTENT_TYPE.as_str();
-            if !of_event && !NOT_THE_EVENTS.contains(&own.as_str()) {
-                put(&mut headers, &own, value);
+        let headers = binary(event.iter().map(|(name, value)| (name.as_str(), value.as_str())), origin);
+        let id = headers.get(ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        match mode {
+            HttpMode::Binary => Self { headers, body: payload.clone(), id },
+            HttpMode::Structured => {
+                let attributes = attributes(event, origin);
+                let body = structured(attributes, header(event, cloudevents::CONTENT_TYPE), payload);
+                Self { headers: without_event(headers), body: body.into(), id }
             }
         }
-        let body = match mode {
-            HttpMode::Binary => {
-                for (name, value) in &attributes {
-                    put(&mut headers, &format!("ce-{name}"), &encoded(value));
-                }
-                if let Some(value) = content_type {
-                    put(&mut headers, CONTENT_TYPE.as_str(), value);
-                }
-                payload.clone()
-            }
-            HttpMode::Structured => {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/cloudevents+json; charset=utf-8"));
-                structured(attributes, content_type, payload).into()
-            }
-        };
-        Self { headers, body, id }
     }
+}
+
+const SPEC_VERSION: HeaderName = HeaderName::from_static("ce-specversion");
+const ID: HeaderName = HeaderName::from_static("ce-id");
+const SOURCE: HeaderName = HeaderName::from_static("ce-source");
+const TYPE: HeaderName = HeaderName::from_static("ce-type");
+const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
+
+/// The head of an event in binary mode, the required attributes filled in where it has none.
+pub fn binary<'e>(event: impl Iterator<Item = (&'e str, &'e str)>, origin: &Origin<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(event.size_hint().0 + 12);
+    for (name, value) in event {
+        // What is no header in HTTP is left out.
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        let attribute = attribute_name(name.as_str()).is_some();
+        let once = attribute || name == CONTENT_TYPE;
+        if (once && headers.contains_key(&name)) || (attribute && value.is_empty()) || NOT_THE_EVENTS.contains(&name.as_str()) {
+            continue;
+        }
+        let value = if attribute { attribute_value(value) } else { HeaderValue::from_bytes(value.as_bytes()).ok() };
+        if let Some(value) = value {
+            headers.append(name, value);
+        }
+    }
+    let is_event = headers.contains_key(SPEC_VERSION);
+    headers.entry(SPEC_VERSION).or_insert(HeaderValue::from_static("1.0"));
+    let mut fill = |name: HeaderName, value: &str| {
+        if let (Entry::Vacant(place), Some(value)) = (headers.entry(name), attribute_value(value)) {
+            place.insert(value);
+        }
+    };
+    fill(SOURCE, origin.source);
+    fill(TYPE, "dev.eventmesh.event");
+    if !is_event {
+        fill(SUBJECT, origin.subject);
+    }
+    if !headers.contains_key(ID)
+        && let Some(id) = attribute_value(&format!("{}/{}", origin.stream, origin.sequence))
+    {
+        headers.insert(ID, id);
+    }
+    headers
+}
+
+/// What a request in structured mode keeps of the head: the event is in its body.
+fn without_event(headers: HeaderMap) -> HeaderMap {
+    let mut rest = HeaderMap::with_capacity(headers.len());
+    rest.insert(CONTENT_TYPE, HeaderValue::from_static("application/cloudevents+json; charset=utf-8"));
+    for (name, value) in &headers {
+        if attribute_name(name.as_str()).is_none() && name != CONTENT_TYPE {
+            rest.append(name, value.clone());
+        }
+    }
+    rest
 }
 
 /// The attribute that a header, in lowercase, carries.
@@ -147,26 +184,30 @@ fn structured(attributes: BTreeMap<String, String>, content_type: Option<&str>, 
     Value::Object(event).to_string()
 }
 
+fn stays(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%')
+}
+
 /// HTTP binding, section 3.1.3.2: what a header can not hold is percent-encoded.
+fn attribute_value(value: &str) -> Option<HeaderValue> {
+    if value.bytes().all(stays) {
+        return HeaderValue::from_str(value).ok();
+    }
+    HeaderValue::try_from(encoded(value)).ok()
+}
+
+/// The text of it.
 pub fn encoded(value: &str) -> String {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(value.len());
     for byte in value.bytes() {
-        if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%') {
+        if stays(byte) {
             text.push(char::from(byte));
         } else {
             let _ = write!(text, "%{byte:02X}");
         }
     }
     text
-}
-
-/// What is no header in HTTP is left out.
-fn put(headers: &mut HeaderMap, name: &str, value: &str) {
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
-    {
-        headers.append(name, value);
-    }
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ use std::time::Duration;
 use async_nats::Message;
 use async_nats::jetstream::AckKind;
 use eventmesh_wire::config::sidecar::PushSubscription;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ use crate::mesh::Mesh;
 
 /// How often it is looked at what waits for long.
 const LOOK: Duration = Duration::from_secs(1);
+/// How many events are looked at together, of those that have come and of those that have been answered.
+const TOGETHER: usize = 64;
 
 /// How a lane ends.
 #[derive(Clone, Default)]
@@ -63,7 +66,7 @@ struct Event {
 }
 
 /// An event that was with the application, when it was sent, and what came of it.
-type Landing = (Event, Instant, Fate);
+type Landing = (Box<Event>, Instant, Fate);
 
 pub(super) struct Lane {
     setup: Setup,
@@ -78,8 +81,10 @@ pub(super) struct Lane {
     size: usize,
     parked: Option<OwnedSemaphorePermit>,
     /// Those that wait, in their order.
-    waiting: BTreeMap<Place, Event>,
+    waiting: BTreeMap<Place, Box<Event>>,
     flights: FuturesUnordered<BoxFuture<'static, Landing>>,
+    /// There may be connections that nobody uses.
+    has_connections: bool,
 }
 
 impl Lane {
@@ -99,6 +104,7 @@ impl Lane {
             parked: None,
             waiting: BTreeMap::new(),
             flights: FuturesUnordered::new(),
+            has_connections: false,
             setup,
         };
         lane.aim(&config);
@@ -131,8 +137,8 @@ impl Lane {
             tokio::select! {
                 biased;
                 () = now.cancelled() => break,
-                Some(landing) = self.flights.next(), if !self.flights.is_empty() => self.settle(landing),
-                (message, room) = self.source.next(pulls) => self.take(message, room),
+                Some(landing) = self.flights.next(), if !self.flights.is_empty() => self.settle_all(landing),
+                (message, room) = self.source.next(pulls) => self.take_all(message, room),
                 changed = self.setup.config.changed(), if !alone => match changed {
                     Ok(()) => self.adopt(),
                     // It was taken off the list.
@@ -142,7 +148,7 @@ impl Lane {
                 _ = self.port.changed() => {},
                 () = rest(rests) => {},
                 () = finish.cancelled(), if !ends => {},
-                _ = look.tick(), if !self.waiting.is_empty() || ends => self.give_back_what_waits_for_long(),
+                _ = look.tick(), if !self.waiting.is_empty() || ends || self.has_connections => self.look(),
             }
         }
         // Nothing is waited for any more. It asks for no events before it gives any back.
@@ -186,11 +192,14 @@ impl Lane {
         while self.flights.len() < self.pace.limit() {
             let Some((_, event)) = self.waiting.pop_first() else { return };
             let target = Arc::clone(target);
-            self.flights.push(Box::pin(async move {
+            self.has_connections = true;
+            // Were they counted among what this task may do in a turn, then after a few answers all the others would be polled
+            // in vain, again and again: 25 times for each event (docs/adr/0046).
+            self.flights.push(Box::pin(unconstrained(async move {
                 let sent = Instant::now();
                 let fate = target.send(&event.message, &event.told).await;
                 (event, sent, fate)
-            }));
+            })));
         }
     }
 
@@ -216,6 +225,16 @@ impl Lane {
         self.parked.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
+    /// An event that has come, and those that came with it: looking at everything else between any two costs more than they do.
+    fn take_all(&mut self, message: Message, room: OwnedSemaphorePermit) {
+        self.take(message, room);
+        for _ in 0..TOGETHER {
+            // Only of what was asked for before.
+            let Some((message, room)) = self.source.next(false).now_or_never() else { return };
+            self.take(message, room);
+        }
+    }
+
     fn take(&mut self, message: Message, room: OwnedSemaphorePermit) {
         // Only messages of a stream come here, and they all tell their place in it.
         let Some(reply) = message.reply.clone() else { return };
@@ -225,11 +244,20 @@ impl Lane {
             return; // Given again although it is still here.
         }
         self.setup.books.receive();
-        self.wait(Event { message, told, since: Instant::now(), _room: room });
+        self.wait(Box::new(Event { message, told, since: Instant::now(), _room: room }));
     }
 
-    fn wait(&mut self, event: Event) {
+    fn wait(&mut self, event: Box<Event>) {
         self.waiting.insert(event.told.place, event);
+    }
+
+    /// What has come of an event, and of others by now.
+    fn settle_all(&mut self, landing: Landing) {
+        self.settle(landing);
+        for _ in 0..TOGETHER {
+            let Some(Some(landing)) = self.flights.next().now_or_never() else { return };
+            self.settle(landing);
+        }
     }
 
     fn settle(&mut self, (event, sent, fate): Landing) {
@@ -283,6 +311,12 @@ impl Lane {
             }
         };
         answer(&self.setup.mesh.client, reply, tries::nak(wait, tries, self.source.waits()));
+    }
+
+    fn look(&mut self) {
+        let idle = self.target.as_ref().is_ok_and(|target| target.sweep());
+        self.has_connections = idle || !self.flights.is_empty();
+        self.give_back_what_waits_for_long();
     }
 
     /// Another pod may be able to send what this one can not for long. That costs a try, so it is never the last one.

@@ -1,5 +1,6 @@
 //! Push Subscriptions: their events as `CloudEvents` to the application beside this program. docs/push.md is what its developer reads.
 
+mod connections;
 mod lane;
 mod pace;
 mod ready;
@@ -161,7 +162,7 @@ impl Push {
         let app = self.app.as_ref().and_then(|app| app.borrow().clone().err());
         let not_ready = app.or_else(|| running.port.watch().borrow().clone().err());
         let mesh_error = self.mesh.last_error().filter(|_| !self.mesh.is_connected());
-        let wrong = request::uri(&running.config.borrow()).is_err();
+        let wrong = request::path(&running.config.borrow()).is_err();
         let state = match running.books.obstacle() {
             _ if wrong => RouteState::Failed,
             _ if mesh_error.is_some_and(|error| error.refused) => RouteState::Failed,

@@ -4,25 +4,18 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use eventmesh_wire::config::http::HttpMode;
 use eventmesh_wire::config::sidecar::PushSubscription;
 use http_body_util::Full;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::time::timeout;
 
-use crate::endpoint::http::outgoing::{Origin, Outgoing};
-use crate::endpoint::http::{answer, exchange};
-use crate::event::headers_of;
+use super::connections::{Answer, Connections};
+use crate::endpoint::http::exchange::{self, Trouble};
+use crate::endpoint::http::outgoing::{self, Origin};
+use crate::endpoint::http::answer;
 use crate::jetstream::Told;
 use crate::route::may_cross;
-
-/// How long a connection may take to come about. It goes to the same pod.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Shorter than any server's that is in use: some wait for no more than 2 s, and a connection inside the pod costs next to nothing.
-const IDLE: Duration = Duration::from_millis(1500);
 
 /// What came of sending an event.
 #[derive(Debug)]
@@ -37,46 +30,50 @@ pub enum Fate {
     Unsent(String),
 }
 
-fn name(config: &PushSubscription) -> String {
-    format!("http://127.0.0.1:{}", config.port)
-}
-
 /// # Errors
 /// Why nothing can be sent there.
-pub fn uri(config: &PushSubscription) -> Result<Uri, String> {
+pub fn path(config: &PushSubscription) -> Result<Uri, String> {
     let path = &config.path;
     if !path.starts_with('/') {
         return Err(format!("push.path: `{path}` does not begin with /"));
     }
-    format!("{}{path}", name(config)).parse().map_err(|_| format!("push.path: `{path}` is no path of a URL"))
+    // As a part of a whole URL, so that it is nothing but a path.
+    let uri: Result<Uri, _> = format!("http://127.0.0.1{path}").parse();
+    let path = uri.ok().and_then(|uri| uri.into_parts().path_and_query);
+    path.map(Uri::from).ok_or_else(|| format!("push.path: `{}` is no path of a URL", config.path))
 }
 
 /// Where the events of a subscription go.
 pub struct Target {
-    client: Client<HttpConnector, Full<Bytes>>,
-    uri: Uri,
-    /// As problems call it.
-    name: String,
+    connections: Connections,
+    path: Uri,
     timeout: Duration,
     /// What every request carries.
+    host: HeaderValue,
     subscription: HeaderValue,
     stream: HeaderValue,
     /// Where events come from that do not say so themselves.
     source: String,
 }
 
+const ATTEMPT: HeaderName = HeaderName::from_static("em-attempt");
+const SUBSCRIPTION: HeaderName = HeaderName::from_static("em-subscription");
+const STREAM: HeaderName = HeaderName::from_static("em-stream");
+const SEQUENCE: HeaderName = HeaderName::from_static("em-sequence");
+const SUBJECT: HeaderName = HeaderName::from_static("em-subject");
+
 impl Target {
     /// # Errors
     /// Why nothing can be sent there.
     pub fn new(config: &PushSubscription, namespace: &str) -> Result<Self, String> {
-        let uri = uri(config)?;
+        let path = path(config)?;
         let value = |text: &str| HeaderValue::from_str(text).map_err(|error| format!("`{text}`: {error}"));
         let topic = config.stream.split_once('_');
         Ok(Self {
-            client: exchange::client(exchange::tcp(CONNECT_TIMEOUT), config.max_in_flight as usize, IDLE),
-            uri,
-            name: name(config),
+            connections: Connections::new(config.port),
+            path,
             timeout: Duration::from_millis(config.timeout_ms),
+            host: value(&format!("127.0.0.1:{}", config.port))?,
             subscription: value(&format!("{namespace}/{}", config.name))?,
             stream: value(&config.stream)?,
             source: topic
@@ -85,49 +82,60 @@ impl Target {
     }
 
     fn request(&self, message: &Message, told: &Told) -> Request<Full<Bytes>> {
-        let mut headers = headers_of(message);
-        headers.retain(|(name, value)| may_cross(name, value));
         let subject = message.subject.as_str();
         let stream = self.stream.to_str().unwrap_or_default();
         let origin = Origin { source: &self.source, subject, stream, sequence: told.place.0 };
-        let Outgoing { mut headers, body, .. } = Outgoing::new(&headers, &message.payload, &origin, HttpMode::Binary);
+        let event = message.headers.iter().flat_map(async_nats::HeaderMap::iter);
+        let event = event.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
+        let mut headers = outgoing::binary(event.filter(|(name, value)| may_cross(name, value)), &origin);
         self.explain(&mut headers, subject, told);
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(Full::new(message.payload.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = self.path.clone();
         *request.headers_mut() = headers;
         request
     }
 
     /// What the mesh says of the event, beside what its publisher says; no event brings these along.
     fn explain(&self, headers: &mut HeaderMap, subject: &str, told: &Told) {
+        headers.insert(HOST, self.host.clone());
         headers.insert(USER_AGENT, HeaderValue::from_static("eventmesh-sidecar"));
-        headers.insert(HeaderName::from_static("em-attempt"), told.deliveries.into());
-        headers.insert(HeaderName::from_static("em-subscription"), self.subscription.clone());
-        headers.insert(HeaderName::from_static("em-stream"), self.stream.clone());
-        headers.insert(HeaderName::from_static("em-sequence"), told.place.0.into());
+        headers.insert(ATTEMPT, told.deliveries.into());
+        headers.insert(SUBSCRIPTION, self.subscription.clone());
+        headers.insert(STREAM, self.stream.clone());
+        headers.insert(SEQUENCE, told.place.0.into());
         if let Ok(subject) = HeaderValue::from_str(subject) {
-            headers.insert(HeaderName::from_static("em-subject"), subject);
+            headers.insert(SUBJECT, subject);
         }
     }
 
     /// One try.
     pub async fn send(&self, message: &Message, told: &Told) -> Fate {
-        let request = self.request(message, told);
-        match exchange::exchange(&self.client, request, self.timeout, &self.name).await {
-            Ok(response) if response.status().is_success() => {
-                // Its place is free for another when its connection is, so an answer without end holds up one place only.
-                answer::drain(response.into_body()).await;
-                Fate::Taken
-            }
-            Ok(response) if exchange::asks_for_rest(response.status()) => {
-                let wait = exchange::wait_asked_for(&response);
-                Fate::SlowDown(wait, exchange::complaint(&self.name, response).await)
-            }
-            Ok(response) => Fate::Refused(exchange::complaint(&self.name, response).await),
-            Err(trouble) if trouble.before_the_request => Fate::Unsent(trouble.message),
-            Err(trouble) => Fate::Refused(trouble.message),
+        let name = self.connections.name();
+        match timeout(self.timeout, self.connections.send(self.request(message, told))).await {
+            Ok(Ok(answer)) => self.judge(answer).await,
+            Ok(Err(Trouble { before_the_request: true, message, .. })) => Fate::Unsent(message),
+            Ok(Err(trouble)) => Fate::Refused(trouble.message),
+            Err(_) => Fate::Refused(format!("{name} gave no answer in {} ms", self.timeout.as_millis())),
         }
+    }
+
+    async fn judge(&self, answer: Answer) -> Fate {
+        let name = self.connections.name();
+        let status = answer.response.status();
+        if status.is_success() {
+            // Its place is free for another when its connection is, so an answer without end holds up one place only.
+            self.connections.finish(answer, async |response| answer::drain(response.into_body()).await).await;
+            return Fate::Taken;
+        }
+        let wait = exchange::wait_asked_for(&answer.response);
+        let complaint = self.connections.finish(answer, async |response| exchange::complaint(name, response).await).await;
+        if exchange::asks_for_rest(status) { Fate::SlowDown(wait, complaint) } else { Fate::Refused(complaint) }
+    }
+
+    /// Closes connections that nobody has used for long; tells whether others are left.
+    pub fn sweep(&self) -> bool {
+        self.connections.sweep()
     }
 }
 
@@ -161,8 +169,9 @@ mod tests {
         };
         let told = Told { place: (12, 1), deliveries: 3, pending: 0 };
         let request = target("/events?kind=a").unwrap().request(&message, &told);
-        assert_eq!(request.uri(), "http://127.0.0.1:8080/events?kind=a");
+        assert_eq!(request.uri(), "/events?kind=a");
         let expected = [
+            ("host", "127.0.0.1:8080"),
             ("ce-specversion", "1.0"),
             ("ce-id", "shop_accounts/12"),
             ("ce-source", "/shop/accounts"),
