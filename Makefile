@@ -32,11 +32,17 @@ demo-accounts: accounts demo-accounts-build ## examples/accounts: 1,000 accounts
 attack: up attack-build ## cluster up, operator installed, and everything that is forbidden tried as each kind of identity
 	@target/debug/attack
 
+# All steps choose the same packages: others would have other features, and everything would be compiled again.
+integration = $(sort $(basename $(notdir $(wildcard $(1:%=%/tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard $(1:%=%/tests/*/main.rs))))))
+# Programs hold no tests of their own but this one, and linking them all as tests takes minutes.
+UNIT_TESTS := --lib --bin=credit-check $(addprefix --test=,$(call integration,$(filter-out tests target,$(patsubst %/,%,$(wildcard */)))))
+CLUSTER_TESTS := $(addprefix --test=,$(call integration,tests))
+
 .PHONY: test
 test: up accounts ## every test: unit, snapshot, CRD rules, mocked API, real API server, end to end on the cluster
-	@$(STEP) "compile the tests" cargo test --workspace --no-run --quiet
-	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace --exclude eventmesh-tests --no-fail-fast --quiet
-	@$(STEP) "real API server and end-to-end tests" cargo test --package eventmesh-tests --no-fail-fast -- --test-threads $(TEST_THREADS)
+	@$(STEP) "compile the tests" cargo test --workspace $(UNIT_TESTS) $(CLUSTER_TESTS) --no-run --quiet
+	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace $(UNIT_TESTS) --no-fail-fast --quiet
+	@$(STEP) "real API server and end-to-end tests" cargo test --workspace $(CLUSTER_TESTS) --no-fail-fast -- --test-threads $(TEST_THREADS)
 
 .PHONY: check
 check: ## format, lints, licences, generated files, scripts: what needs no cluster
@@ -125,8 +131,8 @@ bench-identities: tools-api release ## 1,000 identities of one mesh: time until 
 
 .PHONY: bench-injection
 bench-injection: tools-api release ## 200 pods a second against the webhook alone: time for an answer
-	@$(STEP) "compile the benchmark" cargo build --quiet --package eventmesh-tests --bin bench_injection
-	@target/debug/bench_injection
+	@$(STEP) "compile the benchmark" cargo build --quiet --release --package eventmesh-tests --bin bench_injection
+	@target/release/bench_injection
 
 .PHONY: tools
 tools: toolchain ## Debian packages and the programs that tests run, built once into .build/bin
