@@ -11,6 +11,7 @@ addons_apply() {
 
 render() {
   sed -e "s|@IMAGE_PREFIX@|$IMAGE_PREFIX|" -e "s|@SITE_ADDRESS@|${ADDRESS[$SITE]}|" \
+    -e "s|@DNS_PODS@|$((NODE_COUNT > 1 ? 2 : 1))|" \
     -e "s|@DNS_SERVICE_ADDRESS@|$DNS_SERVICE_ADDRESS|" "$1"
 }
 

@@ -61,7 +61,7 @@ remove_files() {
   local owner folder
   owner=$(cat "$STATE_DIR/owner" 2>/dev/null) || true
   for folder in "$CLUSTER_DIR" "$owner"; do
-    [[ $folder == */.build/cluster ]] || continue
+    [[ $folder == */.build/"$CLUSTER_FOLDER" ]] || continue
     refuse_mounted "$folder"
     rm -rf "$folder"/{machines,pki,kubeconfig,kubectl-cache,env}
   done

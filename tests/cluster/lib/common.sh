@@ -3,8 +3,22 @@
 # nothing by itself.
 # shellcheck disable=SC2034  # most of these are for the files that source this one
 
-# A second cluster beside this one needs another prefix and other addresses, and nothing else.
-readonly PREFIX=em
+# Which cluster is meant. CLUSTER=far: a second one of one node, another site, beside the first. They have nothing in common but
+# this machine, and a cable between their networks.
+case ${CLUSTER:-near} in
+  near)
+    readonly PREFIX=em NODE_COUNT=3 NET_PREFIX=198.18.0 POD_BASE=128 POD_BITS=17 SERVICE_PREFIX=198.19.0 SERVICE_BITS=16
+    readonly CLUSTER_FOLDER=cluster OTHER_PREFIX=emf OTHER_NET_PREFIX=198.18.1
+    ;;
+  far)
+    readonly PREFIX=emf NODE_COUNT=1 NET_PREFIX=198.18.1 POD_BASE=64 POD_BITS=18 SERVICE_PREFIX=198.18.32 SERVICE_BITS=20
+    readonly CLUSTER_FOLDER=cluster-far OTHER_PREFIX=em OTHER_NET_PREFIX=198.18.0
+    ;;
+  *)
+    echo "error: CLUSTER is '$CLUSTER'; it is far, or not set" >&2
+    exit 2
+    ;;
+esac
 
 CLUSTER_SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 REPO=$(cd "$CLUSTER_SOURCE/../.." && pwd)
@@ -12,7 +26,7 @@ readonly CLUSTER_SOURCE REPO
 readonly BUILD=$REPO/.build
 readonly BIN=$BUILD/bin
 readonly IMAGES=$BUILD/images
-readonly CLUSTER_DIR=$BUILD/cluster       # everything a running cluster writes
+readonly CLUSTER_DIR=$BUILD/$CLUSTER_FOLDER       # everything a running cluster writes
 readonly MACHINES_DIR=$CLUSTER_DIR/machines
 readonly PKI=$CLUSTER_DIR/pki
 readonly LOG_DIR=$CLUSTER_DIR/log
@@ -25,31 +39,25 @@ readonly STATE_DIR=/run/$PREFIX-cluster
 
 # 198.18.0.0/15 is set aside for benchmarks: no host on any network has such an address.
 readonly BRIDGE=$PREFIX-br0
-readonly NET_PREFIX=198.18.0
 readonly HOST_ADDRESS=$NET_PREFIX.1
-readonly POD_NET=198.18.128.0/17
-readonly SERVICE_NET=198.19.0.0/16
-readonly API_SERVICE_ADDRESS=198.19.0.1
-readonly DNS_SERVICE_ADDRESS=198.19.0.10
+readonly POD_NET=198.18.$POD_BASE.0/$POD_BITS
+readonly SERVICE_NET=$SERVICE_PREFIX.0/$SERVICE_BITS
+readonly API_SERVICE_ADDRESS=$SERVICE_PREFIX.1
+readonly DNS_SERVICE_ADDRESS=$SERVICE_PREFIX.10
 
 readonly CONTROL=$PREFIX-control
 readonly SITE=$PREFIX-site
-readonly NODES=("$PREFIX-node1" "$PREFIX-node2" "$PREFIX-node3")
-readonly MACHINES=("$CONTROL" "${NODES[@]}" "$SITE")
+NODES=()
 # shellcheck disable=SC2004  # the keys are names, not numbers
-readonly -A ADDRESS=(
-  [$CONTROL]=$NET_PREFIX.10
-  [$PREFIX-node1]=$NET_PREFIX.11
-  [$PREFIX-node2]=$NET_PREFIX.12
-  [$PREFIX-node3]=$NET_PREFIX.13
-  [$SITE]=$NET_PREFIX.100
-)
-# shellcheck disable=SC2004
-readonly -A POD_SUBNET=(
-  [$PREFIX-node1]=198.18.129.0/24
-  [$PREFIX-node2]=198.18.130.0/24
-  [$PREFIX-node3]=198.18.131.0/24
-)
+declare -A ADDRESS=([$CONTROL]=$NET_PREFIX.10 [$SITE]=$NET_PREFIX.100) POD_SUBNET=()
+for ((number = 1; number <= NODE_COUNT; number++)); do
+  NODES+=("$PREFIX-node$number")
+  ADDRESS[$PREFIX-node$number]=$NET_PREFIX.$((10 + number))
+  POD_SUBNET[$PREFIX-node$number]=198.18.$((POD_BASE + number)).0/24
+done
+unset number
+readonly NODES ADDRESS POD_SUBNET
+readonly MACHINES=("$CONTROL" "${NODES[@]}" "$SITE")
 readonly API_URL=https://${ADDRESS[$CONTROL]}:6443
 
 # Images that only the cluster itself and its tests use.

@@ -46,7 +46,7 @@ local_up() {
   step "containerd ready, images imported" start_containerds
   step "API server ready" wait_until 240 "ready API server" apiserver_ready
   step "controllers, kubelets and kube-proxies started, addons applied" start_kubernetes
-  step "nodes ready" wait_until 300 "three ready nodes" nodes_ready
+  step "nodes ready" wait_until 300 "ready nodes" nodes_ready
   step "DNS ready" wait_until 240 "ready DNS" deployment_ready kube-system coredns
   step "volumes ready" wait_until 240 "ready volume provisioner" deployment_ready local-path-storage local-path-provisioner
   step "services and site reachable" start_finished

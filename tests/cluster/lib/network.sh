@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Owns the network: one bridge in the root namespace, one named network namespace a machine, and the routes between
-# them. Nothing here or behind it has a way out of this machine.
+# Owns the network: one bridge in the root namespace, one named network namespace a machine, the routes between
+# them, and the cable to the other cluster. Nothing here or behind it has a way out of this machine.
 
 network_start() {
   check_addresses_free
@@ -22,11 +22,22 @@ network_start() {
     ip route add "${POD_SUBNET[$machine]}" via "${ADDRESS[$machine]}" dev "$BRIDGE"
   done
   ip route add "$SERVICE_NET" via "${ADDRESS[$CONTROL]}" dev "$BRIDGE"
+  join_sites
+}
+
+# join_sites: the cable between the two clusters, when both are there. Machines reach each other over it, and so node ports; there is
+# no way to pods and services of the other.
+join_sites() {
+  [[ -e /sys/class/net/$OTHER_PREFIX-br0 ]] || return 0
+  ip link delete "$OTHER_PREFIX-wan" 2>/dev/null || true
+  ip link add "$PREFIX-wan" type veth peer name "$OTHER_PREFIX-wan"
+  ip link set "$PREFIX-wan" master "$BRIDGE" up
+  ip link set "$OTHER_PREFIX-wan" master "$OTHER_PREFIX-br0" up
 }
 
 check_addresses_free() {
   local taken
-  taken=$(ip -4 -oneline address show | grep -E ' 198\.1[89]\.' || true)
+  taken=$(ip -4 -oneline address show | grep -E ' 198\.1[89]\.' | grep -vF " $OTHER_PREFIX-br0 " || true)
   [[ -z $taken ]] || die "addresses in 198.18.0.0/15 are in use on this machine: $taken"
 }
 
@@ -43,6 +54,7 @@ link set lo up
 link set eth0 up
 address add ${ADDRESS[$machine]}/24 dev eth0
 route add blackhole default
+route add $OTHER_NET_PREFIX.0/24 dev eth0
 COMMANDS
 }
 
@@ -104,6 +116,7 @@ network_stop() {
     fi
     ip link delete "$machine" 2>/dev/null || true
   done
+  ip link delete "$PREFIX-wan" 2>/dev/null || true
   ip link delete "$BRIDGE" 2>/dev/null || true
 
   # `ip netns add` mounts this folder onto itself; the last to go undoes it.

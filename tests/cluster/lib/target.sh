@@ -10,7 +10,9 @@ source "$CLUSTER_SOURCE/lib/local.sh"
 
 # choose_target: for a cluster that is to be started.
 choose_target() {
-  if [[ -n ${KUBECONFIG_UNDER_TEST:-} ]]; then
+  if [[ -n ${CLUSTER:-} ]]; then
+    echo local
+  elif [[ -n ${KUBECONFIG_UNDER_TEST:-} ]]; then
     echo given
   elif kind_usable; then
     echo kind
