@@ -135,7 +135,7 @@ reasons! {
     LinkImportTaken: "An earlier link of the mesh imports overlapping subjects: an event could come twice, or go round in a ring. Import each subject over one link.",
     LinkExportMixed: "A link exports subjects of which another link imports a part: what is passed on and what is the mesh's own cannot be told apart. Export the two parts as two subjects.",
     LinkWouldRepeat: "This side dials with several brokers, of which each gets a copy of what comes in: events of a live Topic, or ones that are passed on, would come more than once. Let the other side dial: remove listeners.leaf there and add it here.",
-    LinkSecretInvalid: "The Secret of a link holds no credentials of a link, or they have expired; the message says what is wrong. Take a new copy of the Secret of the other side.",
+    LinkSecretInvalid: "The Secret of a link holds no credentials of a link, or they have expired; the message says what is wrong. Brokers that were given better ones before keep them. Take a new copy of the Secret of the other side.",
     // Failures: Programmed, Available, Connected.
     StreamConflict: "The broker holds a stream of this name that belongs to another object or was made by hand. Delete it, or set `managed: false` to report it.",
     StreamNotFound: "The Topic has `managed: false` and the broker holds no such stream.",

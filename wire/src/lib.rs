@@ -11,11 +11,13 @@ mod escape;
 pub mod event;
 pub mod expression;
 pub mod key;
+pub mod link_secret;
 pub mod names;
 mod pem;
 pub mod report;
 pub mod secret;
 pub mod subject;
+pub mod token;
 pub mod validate;
 
 use sha2::{Digest, Sha256};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eventmesh_wire::config::sidecar::SIDECAR_FILE;
+use eventmesh_wire::{config::sidecar::SIDECAR_FILE, link_secret};
 use k8s_openapi::{
     ByteString,
     api::core::v1::Secret,
@@ -17,10 +17,8 @@ use super::{
 use crate::{broker::MeshKey, labels};
 
 /// Keys of the Secret.
-pub const CREDS: &str = "nats.creds";
-pub const JWT: &str = "jwt";
+pub use eventmesh_wire::link_secret::{CREDS, EXPIRES, JWT};
 pub const SEED: &str = "nkey";
-pub const EXPIRES: &str = "expires";
 const MQTT_USERNAME: &str = "mqtt-username";
 const MQTT_PASSWORD: &str = "mqtt-password";
 
@@ -102,7 +100,7 @@ pub fn place(mesh: &MeshKey, party: &Party) -> (String, String) {
         Party::Client { name } | Party::Mqtt { name } => {
             (mesh.namespace.clone(), format!("{}-client-{name}", mesh.name))
         }
-        Party::Link { name } => (mesh.namespace.clone(), link_secret(&mesh.name, name)),
+        Party::Link { name } => (mesh.namespace.clone(), link_secret::name(&mesh.name, name)),
     }
 }
 
@@ -110,12 +108,6 @@ pub fn place(mesh: &MeshKey, party: &Party) -> (String, String) {
 #[must_use]
 pub fn bridge_secret(bridge: &str) -> String {
     format!("{bridge}-bridge-credentials")
-}
-
-/// Name of the Secret by which the other side of a link dials.
-#[must_use]
-pub fn link_secret(mesh: &str, link: &str) -> String {
-    format!("{mesh}-link-{link}")
 }
 
 /// Names of Secrets have at most 253 characters; a longer one ends with a fingerprint of the whole.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use eventmesh_crds::conditions::Reason;
+use eventmesh_wire::link_secret::LinkSecret;
 use k8s_openapi::ByteString;
 use sha2::{Digest, Sha256};
 
@@ -10,16 +11,6 @@ use super::{
     plan::Refused,
     remote::{authority_file, credentials_file},
 };
-use crate::{
-    identity::{
-        claims::{self, User},
-        credentials::{CREDS, JWT},
-    },
-    pki::reading::certificates,
-};
-
-/// Key of the authorities of the other side.
-const AUTHORITY: &str = "ca.crt";
 
 /// Files for the brokers, by name, and the fingerprint of the authorities in them.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,35 +31,31 @@ pub fn files(
         reason: Reason::LinkSecretInvalid,
         message: format!("link {link}: Secret {place}: {problem}; take a new copy of the Secret of the other side"),
     };
-    let text = |key: &str| {
-        let value = data.get(key).ok_or_else(|| invalid(format!("key `{key}` is missing")))?;
-        std::str::from_utf8(&value.0).map_err(|_| invalid(format!("key `{key}` is not text")))
-    };
-    let token = text(JWT)?.trim();
-    let claims = claims::read::<User>(token).map_err(|error| invalid(format!("key `{JWT}`: {error}")))?;
-    if claims.exp.is_some_and(|expires| expires <= now) {
-        return Err(invalid("its credentials have expired".to_owned()));
+    let secret = LinkSecret::read(|key| data.get(key).map(|value| value.0.as_slice())).map_err(invalid)?;
+    if let Some(problem) = secret.problems(tls, now).into_iter().next() {
+        return Err(invalid(problem));
     }
-    if !claims.name.starts_with("link/") {
-        return Err(invalid(format!("its credentials are those of {}, not of a link", claims.name)));
-    }
-    let creds = text(CREDS)?;
-    if !creds.contains(token) {
-        return Err(invalid(format!("keys `{CREDS}` and `{JWT}` hold different tokens")));
-    }
-    let mut entries = BTreeMap::from([(credentials_file(link), ByteString(creds.as_bytes().to_vec()))]);
-    let mut authority = String::new();
-    if tls {
-        let pem = text(AUTHORITY)?;
-        certificates(pem).map_err(|error| invalid(format!("key `{AUTHORITY}`: {error}")))?;
-        authority = data_encoding::HEXLOWER.encode(&Sha256::digest(pem)[..8]);
-        entries.insert(authority_file(link), ByteString(pem.as_bytes().to_vec()));
-    }
-    Ok(Files { entries, authority })
+    Ok(given(link, secret.creds.as_bytes(), secret.authority().filter(|_| tls).map(str::as_bytes)))
+}
+
+/// What brokers were given before, where nothing better is there: a copy that is spoilt must not cut a link that works.
+#[must_use]
+pub fn kept(link: &str, given_before: &BTreeMap<String, ByteString>) -> Option<Files> {
+    let file = |name: String| given_before.get(&name).map(|file| file.0.as_slice());
+    Some(given(link, file(credentials_file(link))?, file(authority_file(link))))
+}
+
+fn given(link: &str, creds: &[u8], authority: Option<&[u8]>) -> Files {
+    let file = |bytes: &[u8]| ByteString(bytes.to_vec());
+    let fingerprint = |pem: &[u8]| data_encoding::HEXLOWER.encode(&Sha256::digest(pem)[..8]);
+    let mut entries = BTreeMap::from([(credentials_file(link), file(creds))]);
+    entries.extend(authority.map(|pem| (authority_file(link), file(pem))));
+    Files { entries, authority: authority.map(fingerprint).unwrap_or_default() }
 }
 
 #[cfg(test)]
 mod tests {
+    use eventmesh_wire::link_secret::{AUTHORITY, CREDS, JWT};
     use nkeys::KeyPair;
     use rstest::rstest;
 
@@ -94,6 +81,19 @@ mod tests {
         let found = files("l", "n/s", &secret(&link()), false, 1050).expect("good");
         assert_eq!(found.entries.keys().collect::<Vec<_>>(), ["l.creds"]);
         assert!(found.authority.is_empty());
+    }
+
+    #[test]
+    fn what_brokers_have_is_kept() {
+        let mut data = secret(&link());
+        data.insert(
+            AUTHORITY.to_owned(),
+            ByteString(b"-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n".to_vec()),
+        );
+        let found = files("l", "n/s", &data, true, 1050).expect("good");
+        assert!(!found.authority.is_empty());
+        assert_eq!(kept("l", &found.entries), Some(found));
+        assert_eq!(kept("m", &BTreeMap::new()), None);
     }
 
     #[rstest]

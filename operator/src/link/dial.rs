@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use eventmesh_crds::conditions::Reason;
+use eventmesh_wire::link_secret;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::Api;
 
@@ -16,7 +17,6 @@ use crate::{
     broker::MeshKey,
     engine::{Context, Error},
     identity::{
-        credentials::link_secret,
         party::Party,
         record::{self, Record},
     },
@@ -47,14 +47,22 @@ pub async fn resolve(context: &Context, key: &MeshKey, links: &Links) -> Result<
         };
         dialled.seen.accounts.insert(name.clone(), account.to_owned());
         let Some(far) = &planned.dials else { continue };
-        match secret(context, key, name, far).await? {
-            Ok(files) => {
-                let urls = urls(far);
-                let authority = files.authority;
-                dialled.remotes.push(Remote { link: name.clone(), urls, account: account.to_owned(), authority });
-                dialled.files.extend(files.entries);
+        let files = match secret(context, key, name, far).await? {
+            Ok(files) => Some(files),
+            Err(refused) => {
+                dialled.seen.refused.insert(name.clone(), refused);
+                let before = read(context, &key.namespace, &names::links(&key.name)).await?;
+                before.and_then(|before| credentials::kept(name, &before))
             }
-            Err(refused) => drop(dialled.seen.refused.insert(name.clone(), refused)),
+        };
+        if let Some(credentials::Files { entries, authority }) = files {
+            dialled.remotes.push(Remote {
+                link: name.clone(),
+                urls: urls(far),
+                account: account.to_owned(),
+                authority,
+            });
+            dialled.files.extend(entries);
         }
     }
     Ok(dialled)
@@ -74,7 +82,7 @@ async fn secret(
     far: &Far,
 ) -> Result<Result<credentials::Files, Refused>, Error> {
     let ((namespace, name), missing) = match far {
-        Far::Mesh { key, link, .. } => ((&key.namespace, link_secret(&key.name, link)), Reason::LinkPending),
+        Far::Mesh { key, link, .. } => ((&key.namespace, link_secret::name(&key.name, link)), Reason::LinkPending),
         Far::Remote { secret, .. } => ((&own.namespace, secret.clone()), Reason::SecretNotFound),
     };
     let place = format!("{namespace}/{name}");

@@ -48,18 +48,19 @@ fn bad(name: &str, Refused { reason, message }: &Refused) -> LinkStatus {
 }
 
 fn of(name: &str, planned: &Planned, seen: &Seen) -> LinkStatus {
-    let dials = Some(planned.dials.is_some());
-    if let Some(refused) = seen.refused.get(name) {
-        return LinkStatus { dials, ..bad(name, refused) };
-    }
     let leafs = leafs(name, seen);
-    let notes: Vec<String> =
-        planned.problem.iter().map(|problem| problem.message.clone()).chain(stays(planned)).collect();
+    let notes = planned.problem.iter().map(|problem| problem.message.clone()).chain(stays(planned));
+    let notes: Vec<String> = match seen.refused.get(name) {
+        // What the brokers have may work all the same.
+        Some(refused) => vec![refused.message.clone()],
+        None => notes.collect(),
+    };
+    let state = if leafs.connections > 0 { "Connected" } else { "Connecting" };
     LinkStatus {
         name: name.to_owned(),
-        state: if leafs.connections > 0 { "Connected" } else { "Connecting" }.to_owned(),
+        state: seen.refused.get(name).map_or(state, |refused| refused.reason.as_str()).to_owned(),
         since: None,
-        dials,
+        dials: Some(planned.dials.is_some()),
         connections: Some(leafs.connections),
         round_trip_milliseconds: (leafs.connections > 0).then_some(leafs.round_trip),
         bytes_in: Some(leafs.bytes_in),
@@ -164,6 +165,16 @@ mod tests {
         assert_eq!(reason(&all, &seen(1)), Some((Some(false), Reason::LinkLoop)));
         let pending = Seen { refused: [("l".to_owned(), refused(Reason::LinkPending))].into(), ..seen(1) };
         assert_eq!(reason(&all, &pending), Some((Some(false), Reason::LinkPending)));
+    }
+
+    #[test]
+    fn a_link_that_works_with_what_it_has_tells_both() {
+        let all = Links::from([("l".to_owned(), Ok(planned()))]);
+        let refused = Refused { reason: Reason::LinkSecretInvalid, message: "expired".to_owned() };
+        let seen = Seen { refused: [("l".to_owned(), refused)].into(), ..seen(1) };
+        let told = &links(&all, &seen, &[], at(1))[0];
+        assert_eq!((told.state.as_str(), told.connections), ("LinkSecretInvalid", Some(1)));
+        assert_eq!(told.message.as_deref(), Some("expired"));
     }
 
     #[test]
