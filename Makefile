@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 # Programs that clusters run are static; see deploy/image.
 TARGET := $(shell uname -m)-unknown-linux-musl
 STEP := tests/tools/step
+CLI_DIR ?= $(HOME)/.local/bin
 # Tests mostly wait for a cluster; this many share it.
 TEST_THREADS ?= 4
 
@@ -82,6 +83,11 @@ accounts-images: toolchain ## images of the programs of examples/accounts, made 
 accounts: up accounts-images ## these images on the cluster's nodes, and the example with their names in .build/accounts/deploy
 	@$(STEP) "images of examples/accounts on the cluster" tests/tools/install accounts
 
+.PHONY: cli
+cli: toolchain release ## kubectl-eventmesh, used as `kubectl eventmesh`, into CLI_DIR (~/.local/bin)
+	@install -D target/$(TARGET)/release/kubectl-eventmesh $(CLI_DIR)/kubectl-eventmesh
+	@echo "$(CLI_DIR)/kubectl-eventmesh"
+
 .PHONY: push
 push: images accounts-images ## push the images to IMAGE_REGISTRY, for a cluster of one's own
 	@deploy/image push
@@ -148,7 +154,7 @@ toolchain:
 
 .PHONY: release
 release:
-	@$(STEP) "compile operator and bridge" cargo build --release --target $(TARGET) --package eventmesh-operator --package eventmesh-bridge
+	@$(STEP) "compile operator, bridge and kubectl-eventmesh" cargo build --release --target $(TARGET) --package eventmesh-operator --package eventmesh-bridge --package eventmesh-cli
 
 .PHONY: broker
 broker:

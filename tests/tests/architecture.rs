@@ -1,15 +1,16 @@
-//! The rule of who may depend on whom: `crds` and `wire` know nobody, the operator and the bridge know these and never
-//! each other. (`wire` stays free of `crds`, so that the data plane carries no Kubernetes.)
+//! The rule of who may depend on whom: `crds` and `wire` know nobody, the operator, the bridge and the command line know these and
+//! never each other. (`wire` stays free of `crds`, so that the data plane carries no Kubernetes.)
 
 use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("eventmesh-crds", &[]),
     ("eventmesh-wire", &[]),
     ("eventmesh-operator", &["eventmesh-crds", "eventmesh-wire"]),
     ("eventmesh-bridge", &["eventmesh-wire"]),
+    ("eventmesh-cli", &["eventmesh-crds", "eventmesh-wire"]),
     ("eventmesh-fuzz", &["eventmesh-bridge", "eventmesh-crds", "eventmesh-operator", "eventmesh-wire"]),
     ("eventmesh-tests", &["eventmesh-crds", "eventmesh-wire"]),
     // An example is what users write: it knows nothing of ours.
