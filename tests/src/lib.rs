@@ -3,6 +3,7 @@
 //! - [`child`]: programs that end with the test.
 //! - [`apiserver`], [`stack`]: a real API server, broker and operator without a cluster.
 //! - [`cluster`]: the cluster that `make up` starts, and the faults that can be done to it.
+//! - [`mesh_broker`]: a broker that runs what the operator has made for it; [`cli`]: `kubectl eventmesh`.
 //! - [`process`]: brokers and bridges as child processes, without a cluster.
 //! - [`objects`]: Kubernetes objects of one namespace: apply, wait, look.
 //! - [`image`]: programs out of their images, without a node.
@@ -24,6 +25,7 @@ pub mod bench;
 pub mod bridges;
 pub mod broker;
 pub mod child;
+pub mod cli;
 pub mod cluster;
 pub mod flow;
 pub mod http;
@@ -31,6 +33,7 @@ pub mod identity;
 pub mod image;
 pub mod kafka;
 pub mod ledger;
+pub mod mesh_broker;
 pub mod mqtt;
 pub mod objects;
 pub mod paths;

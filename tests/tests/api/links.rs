@@ -3,21 +3,18 @@
 //! Brokers of each mesh are at an address of their own: a mesh's name is the end of it in hexadecimal, since the operator knows one
 //! address for all, in which only the name is different.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use eventmesh_crds::{EventMesh, Topic, link::LinkStatus};
 use eventmesh_tests::{
-    broker::Broker,
-    child::{Child, Start, free_port},
-    identity::Login,
+    child::free_port,
+    mesh_broker::{MeshBroker, Place},
     objects::Namespace,
-    paths,
     stack::Stack,
     wait::eventually,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::Api;
 use serde_json::json;
 
 use crate::object;
@@ -31,7 +28,10 @@ fn address(mesh: &str) -> Result<String> {
 
 fn mesh(name: &str, listens: bool, links: &str) -> String {
     let listeners = if listens { "  listeners: {leaf: {}}\n" } else { "" };
-    let brokers = "  brokers: {replicas: 1, storage: {sync: 10s}}\n  tls: {issuer: Disabled}\n";
+    let number = u8::from_str_radix(name, 16).unwrap_or_default();
+    // By one its broker is dialled, by the other the operator reaches it.
+    let tls = format!("  tls: {{serverNames: [127.0.0.{number}, '::ffff:7f00:{number:x}']}}\n");
+    let brokers = format!("  brokers: {{replicas: 1, storage: {{sync: 10s}}}}\n{tls}");
     object("EventMesh", name, &format!("{brokers}{listeners}  links:\n{links}"))
 }
 
@@ -48,7 +48,7 @@ fn linked(name: &str, test: impl AsyncFnOnce(&mut Stack, &Namespace) -> Result<(
     })
 }
 
-async fn condition(ns: &Namespace, mesh: &str, reason: &str, part: &str) -> Result<()> {
+pub(crate) async fn condition(ns: &Namespace, mesh: &str, reason: &str, part: &str) -> Result<()> {
     let what = format!("Linked {reason} with `{part}`");
     ns.until::<EventMesh, _>(mesh, &what, |mesh| {
         let conditions = mesh.status.as_ref()?.conditions.iter();
@@ -58,62 +58,22 @@ async fn condition(ns: &Namespace, mesh: &str, reason: &str, part: &str) -> Resu
     .await
 }
 
-async fn status(ns: &Namespace, mesh: &str, what: &str, wanted: impl Fn(&LinkStatus) -> bool) -> Result<LinkStatus> {
+pub(crate) async fn status(
+    ns: &Namespace,
+    mesh: &str,
+    what: &str,
+    wanted: impl Fn(&LinkStatus) -> bool,
+) -> Result<LinkStatus> {
     let found = |mesh: &EventMesh| mesh.status.as_ref()?.links.iter().flatten().find(|link| wanted(link)).cloned();
     ns.until::<EventMesh, _>(mesh, what, found).await
 }
 
-/// The kubelet's part: a broker with the files that the operator has made for its pod, at addresses of this machine.
-async fn start(stack: &Stack, ns: &Namespace, mesh: &str, leaf: u16) -> Result<Child> {
-    let folder = paths::scratch(&format!("broker-{mesh}"))?;
-    let secrets = Api::<Secret>::namespaced(stack.kube.client.clone(), &ns.name);
-    for (name, below) in [("broker", ""), ("broker-tls", "tls"), ("links", "links")] {
-        let Some(secret) = secrets.get_opt(&format!("{mesh}-{name}")).await? else { continue };
-        std::fs::create_dir_all(folder.join(below))?;
-        for (file, bytes) in secret.data.unwrap_or_default() {
-            std::fs::write(folder.join(below).join(file), here(&bytes.0, &folder, mesh, leaf, stack.broker_port())?)?;
-        }
-    }
-    let config = ns.get::<ConfigMap>(&format!("{mesh}-broker")).await?.data.unwrap_or_default();
-    let text = here(config["nats.conf"].as_bytes(), &folder, mesh, leaf, stack.broker_port())?;
-    let text: String = String::from_utf8(text)?
-        .lines()
-        .filter(|line| !line.starts_with("http:"))
-        .fold(String::new(), |all, line| format!("{all}{line}\n"));
-    std::fs::write(folder.join("nats.conf"), text)?;
-    let tool = paths::tool("nats-server")?;
-    let child =
-        Start::new(&tool, &folder).arg("--config").arg(folder.join("nats.conf")).env("POD_NAME", mesh).spawn()?;
-    let at = format!("{}:{}", address(mesh)?, stack.broker_port());
-    let up = eventually("the broker", SOON, async || {
-        tokio::net::TcpStream::connect(&at).await.map(Some).map_err(|error| error.to_string())
-    });
-    up.await.with_context(|| child.log_tail(20))?;
-    Ok(child)
-}
-
-/// A file with the paths and addresses of this machine in place of a pod's.
-fn here(bytes: &[u8], folder: &Path, mesh: &str, leaf: u16, port: u16) -> Result<Vec<u8>> {
-    let (own, folder) = (address(mesh)?, folder.display().to_string());
-    let mut text = String::from_utf8(bytes.to_vec())?
-        .replace("/etc/nats", &folder)
-        .replace("\"/data", &format!("\"{folder}/data"))
-        .replace("/var/run/nats", &folder)
-        .replace("0.0.0.0:4222", &format!("{own}:{port}"))
-        .replace("0.0.0.0:7422", &format!("{own}:{leaf}"));
-    for far in ["a1", "b1"] {
-        let service = format!("{far}-leaf.");
-        if let Some(at) = text.find(&service) {
-            let end = text[at..].find(":7422").context("a port")? + at + ":7422".len();
-            text.replace_range(at..end, &format!("{}:{leaf}", address(far)?));
-        }
-    }
-    Ok(text.into_bytes())
-}
-
-async fn operator_of(stack: &Stack, ns: &Namespace, mesh: &str) -> Result<Broker> {
-    let login = Login::operator(ns, mesh).await?;
-    Broker::connect(&format!("nats://{}:{}", address(mesh)?, stack.broker_port()), &login).await
+/// A broker of a mesh, which finds the others where this machine has them.
+async fn start(stack: &Stack, ns: &Namespace, mesh: &str, leaf: u16) -> Result<MeshBroker> {
+    let service = |far: &str| Ok((format!("{far}-leaf.{}.svc:7422", ns.name), format!("{}:{leaf}", address(far)?)));
+    let services = ["a1", "b1"].into_iter().map(service).collect::<Result<Vec<_>>>()?;
+    let place = Place { host: address(mesh)?, port: stack.broker_port(), leaf };
+    MeshBroker::start(ns, mesh, place, &services).await
 }
 
 #[test]
@@ -155,26 +115,21 @@ fn two_meshes_are_linked_and_a_link_that_is_taken_back_is_cut() -> Result<()> {
             let mesh = format!("  mesh: {{name: {name}}}\n  subjects: [orders.>]");
             ns.apply(&object("Topic", &format!("orders-{name}"), &mesh)).await?;
         }
-        for mesh in ["a1", "b1"] {
-            ns.secret(&format!("{mesh}-broker-tls"), "revision.conf").await?;
-            ns.secret(&format!("{mesh}-broker"), "auth.conf").await?;
-        }
-        let _a = start(stack, ns, "a1", leaf).await?;
-        let b = start(stack, ns, "b1", leaf).await?;
+        let a = start(stack, ns, "a1", leaf).await?;
+        let mut b = start(stack, ns, "b1", leaf).await?;
         // Once both have accounts, the side that dials is given what it needs, and its pods are replaced.
         ns.secret("b1-links", "to-a.creds").await?;
         ns.until::<ConfigMap, _>("b1-broker", "the remote", |config| {
             config.data.as_ref()?["nats.conf"].contains("a1-leaf").then_some(())
         })
         .await?;
-        drop(b);
-        let b = start(stack, ns, "b1", leaf).await?;
+        b.restart().await?;
         for mesh in ["a1", "b1"] {
-            condition(ns, mesh, "Linked", "1 of 1").await.with_context(|| b.log_tail(40))?;
+            condition(ns, mesh, "Linked", "1 of 1").await.with_context(|| b.log())?;
         }
         ns.ready::<Topic>("orders-a1").await?;
         ns.ready::<Topic>("orders-b1").await?;
-        let (source, target) = (operator_of(stack, ns, "a1").await?, operator_of(stack, ns, "b1").await?);
+        let (source, target) = (a.connect().await?, b.connect().await?);
         for number in 0..100 {
             source.publish("orders.x", number.to_string()).await?;
         }
@@ -204,7 +159,7 @@ fn two_meshes_are_linked_and_a_link_that_is_taken_back_is_cut() -> Result<()> {
             let found = target.stored(&late).await.map_err(|error| error.to_string())?;
             if found.is_empty() { Err("none".to_owned()) } else { Ok(Some(())) }
         });
-        come.await.with_context(|| b.log_tail(20))?;
+        come.await.with_context(|| b.log())?;
         status(ns, "a1", "more bytes", |link| link.bytes_out > silent).await?;
 
         // One side takes its consent back: its brokers cut the link by themselves.
@@ -212,8 +167,7 @@ fn two_meshes_are_linked_and_a_link_that_is_taken_back_is_cut() -> Result<()> {
         condition(ns, "b1", "LinkNotConsented", "").await?;
         ns.gone::<Secret>("a1-link-to-b").await?;
         let cut = eventually("the link to be cut", SOON, async || {
-            let log = b.log_tail(usize::MAX);
-            if log.contains("Leafnode connection closed") { Ok(Some(())) } else { Err("it is not".to_owned()) }
+            if b.log().contains("Leafnode connection closed") { Ok(Some(())) } else { Err("it is not".to_owned()) }
         });
         cut.await?;
         ns.gone::<Secret>("b1-links").await

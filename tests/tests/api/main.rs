@@ -13,6 +13,7 @@ mod leaks;
 mod links;
 mod meshes;
 mod refusals;
+mod remote_links;
 mod rolls;
 mod service_mesh;
 mod subscriptions;
