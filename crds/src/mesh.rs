@@ -103,16 +103,17 @@ impl EventMeshSpec {
 #[x_kube(
     validation = Rule::new("!has(self.replicas) || self.replicas in [1, 3, 5, 7]")
         .message("replicas must be 1, 3, 5 or 7: an even number of brokers survives no more failures than one fewer"),
-    validation = Rule::new("(has(self.replicas) ? self.replicas : 3) >= (has(oldSelf.replicas) ? oldSelf.replicas : 3)")
-        .message("replicas cannot be lowered in this release: the events of the removed brokers would have to move first"),
+    validation = Rule::new("(has(self.replicas) ? self.replicas : 3) > 1 || (has(oldSelf.replicas) ? oldSelf.replicas : 3) == 1")
+        .message("a cluster cannot become a mesh of one broker: create a new EventMesh with 1 replica and move the events"),
     validation = Rule::new("(has(self.replicas) ? self.replicas : 3) == (has(oldSelf.replicas) ? oldSelf.replicas : 3) || (has(oldSelf.replicas) ? oldSelf.replicas : 3) > 1")
         .message("a mesh of one broker cannot grow into a cluster in this release: create a new EventMesh with 3 replicas"),
-    validation = Rule::new("has(self.storage) == has(oldSelf.storage) || !has(self.storage) && (!has(oldSelf.storage.size) || quantity(oldSelf.storage.size).compareTo(quantity('10Gi')) == 0) && !has(oldSelf.storage.className) || has(self.storage) && (!has(self.storage.size) || quantity(self.storage.size).compareTo(quantity('10Gi')) == 0) && !has(self.storage.className)")
-        .message("storage.size and storage.className cannot be changed by adding or removing `storage`"),
+    validation = Rule::new("has(self.storage) == has(oldSelf.storage) || !has(self.storage) && (!has(oldSelf.storage.size) || quantity(oldSelf.storage.size).compareTo(quantity('10Gi')) <= 0) && !has(oldSelf.storage.className) || has(self.storage) && (!has(self.storage.size) || quantity(self.storage.size).compareTo(quantity('10Gi')) >= 0) && !has(self.storage.className)")
+        .message("storage.size cannot shrink, and storage.className cannot be changed, by adding or removing `storage`"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Brokers {
-    /// Number of brokers: 1, 3, 5 or 7. Default: 3.
+    /// Number of brokers: 1, 3, 5 or 7. Default: 3. Three and more can become more or fewer while events flow: brokers that
+    /// are to go are emptied first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
     /// Container image of the brokers. Default: the broker version that this operator release was tested with.
@@ -159,14 +160,13 @@ impl Brokers {
 #[x_kube(
     validation = Rule::new("quantity(has(self.size) ? self.size : '10Gi').compareTo(quantity(has(oldSelf.size) ? oldSelf.size : '10Gi')) >= 0")
         .message("storage.size cannot shrink: a volume that holds events is never made smaller; create a new EventMesh and move the events"),
-    validation = Rule::new("quantity(has(self.size) ? self.size : '10Gi').compareTo(quantity(has(oldSelf.size) ? oldSelf.size : '10Gi')) <= 0")
-        .message("storage.size cannot grow in this release; create a new EventMesh with larger volumes"),
     validation = Rule::new("has(self.className) == has(oldSelf.className) && (!has(self.className) || self.className == oldSelf.className)")
         .message("storage.className is immutable: existing volumes keep their class"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Size of the volume of each broker. Default: 10Gi. The broker uses up to 90 % of it for events.
+    /// Size of the volume of each broker. Default: 10Gi. The broker uses up to 90 % of it for events. It can grow while
+    /// events flow, where the StorageClass lets volumes grow, and never shrink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<ByteQuantity>,
     /// StorageClass of the volumes. Default: the cluster's default class.

@@ -181,10 +181,12 @@ impl Stack {
     }
 
     /// Starts a cluster of three brokers for a mesh that has no TLS, named as their pods would be. The operator and the
-    /// tests talk to the first.
-    pub async fn start_cluster(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
-        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect::<std::io::Result<_>>()?;
-        let urls = routes.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect::<Vec<_>>().join(", ");
+    /// tests talk to the first. Up to `size` others can join them by [`Stack::start_peer`].
+    pub async fn start_cluster(&mut self, namespace: &Namespace, mesh: &str, size: usize) -> Result<()> {
+        let routes: Vec<u16> = (0..size).map(|_| free_port()).collect::<std::io::Result<_>>()?;
+        // A new cluster waits for all that its brokers know of; who comes later finds it through the first three.
+        let urls = routes.iter().take(3).map(|port| format!("nats-route://127.0.0.1:{port}"));
+        let urls = urls.collect::<Vec<_>>().join(", ");
         let cluster = |port: u16| format!("cluster {{ name: test, listen: 127.0.0.1:{port}, routes: [{urls}] }}\n");
         self.start_broker_with(namespace, mesh, |_| cluster(routes[0])).await?;
         let first = std::fs::read_to_string(self.folder.join("nats.conf"))?;
@@ -201,7 +203,9 @@ impl Stack {
                 .replace(&cluster(routes[0]), &cluster(*port));
             std::fs::write(own("nats.conf"), config)?;
             self.peers.push(None);
-            self.start_peer(index)?;
+            if index < 3 {
+                self.start_peer(index)?;
+            }
         }
         Ok(())
     }

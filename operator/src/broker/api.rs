@@ -58,6 +58,12 @@ impl BrokerError {
         matches!(self, Self::Refused { code, .. } if *code == wanted)
     }
 
+    /// Whether the broker has looked at the request and said no.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code != code::TEMPORARILY_UNAVAILABLE)
+    }
+
     /// Whether the same call may succeed later without any change by the user.
     #[must_use]
     pub fn is_temporary(&self) -> bool {

@@ -22,15 +22,39 @@ pub struct Cluster {
     pub brokers: BTreeSet<String>,
     /// The group of the metadata; absent where there is only one broker, or none leads.
     pub meta: Option<Group>,
-    /// Streams and consumers with more than one copy.
+    /// Streams and consumers with more than one copy, or on their way to another broker.
     pub groups: Vec<Group>,
+    /// What each broker stores, by its name.
+    pub stores: BTreeMap<String, Store>,
+}
+
+/// What one broker stores.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Store {
+    /// Streams of which it has a copy, or the only one.
+    pub streams: BTreeSet<String>,
+    /// Bytes that are used or promised.
+    pub used: u64,
+    /// Bytes that it may use.
+    pub limit: u64,
+}
+
+impl Store {
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
 }
 
 /// Brokers that keep copies of one thing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
     /// For people: `stream a_b`.
     pub name: String,
+    /// The stream that it is of; empty for the metadata.
+    pub stream: String,
+    /// Copies that the stream's configuration asks for; 0 where it is no stream.
+    pub copies: usize,
     /// Absent while nobody says that it leads.
     pub leader: Option<String>,
     /// The members that do not have everything, or cannot be reached.
@@ -46,6 +70,12 @@ impl Group {
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.leader.is_some() && self.behind.is_empty() && !self.moving
+    }
+
+    /// Whether the broker is one of its members.
+    #[must_use]
+    pub fn has(&self, broker: &str) -> bool {
+        self.leader.as_deref() == Some(broker) || self.others.contains(broker)
     }
 }
 
@@ -65,6 +95,18 @@ struct Info {
     meta_cluster: Option<GroupInfo>,
     #[serde(default)]
     account_details: Vec<Account>,
+    #[serde(default)]
+    storage: u64,
+    #[serde(default)]
+    reserved_storage: u64,
+    #[serde(default)]
+    config: Limits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    max_storage: i64,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +121,15 @@ struct Stream {
     name: String,
     cluster: Option<GroupInfo>,
     #[serde(default)]
+    config: StreamConfig,
+    #[serde(default)]
     consumer_detail: Vec<Consumer>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StreamConfig {
+    num_replicas: usize,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +161,8 @@ struct Peer {
 impl MeshBroker {
     /// Asks `expected` brokers for everything that they keep copies of.
     pub async fn cluster(&self, expected: usize) -> Result<Cluster, BrokerError> {
-        let request = json!({"accounts": true, "streams": true, "consumer": true, "limit": i32::MAX}).to_string();
+        let request =
+            json!({"accounts": true, "streams": true, "consumer": true, "config": true, "limit": i32::MAX}).to_string();
         let mut messages = Vec::new();
         let asked = ask_all(self, "$SYS.REQ.SERVER.PING.JSZ", request.into(), |message| {
             messages.extend(message);
@@ -127,6 +178,19 @@ impl MeshBroker {
         let api = Api::new(self.system.clone());
         api.call::<_, Value>("$JS.API.META.LEADER.STEPDOWN".to_owned(), &json!({})).await.map(drop)
     }
+
+    /// Moves the copy of a stream and of its consumers from one broker to another that has none: the new one is complete
+    /// before the old one goes. Refused where no other can take it.
+    pub async fn evacuate(&self, stream: &str, broker: &str) -> Result<(), BrokerError> {
+        let subject = format!("$JS.API.STREAM.PEER.EVACUATE.{stream}");
+        self.api().call::<_, Value>(subject, &json!({ "peer": broker })).await.map(drop)
+    }
+
+    /// Takes a broker out of the metadata for good. Whatever it still stores is lost with it.
+    pub async fn remove_peer(&self, broker: &str) -> Result<(), BrokerError> {
+        let api = Api::new(self.system.clone());
+        api.call::<_, Value>("$JS.API.SERVER.REMOVE".to_owned(), &json!({ "peer": broker })).await.map(drop)
+    }
 }
 
 fn read(answers: &[Answer]) -> Cluster {
@@ -135,16 +199,14 @@ fn read(answers: &[Answer]) -> Cluster {
     for Answer { server: Server { name: by }, data } in answers {
         cluster.brokers.insert(by.clone());
         let Some(info) = data else { continue };
+        cluster.stores.insert(by.clone(), store(info));
         if let Some(meta) = info.meta_cluster.as_ref().filter(|meta| meta.leader == *by) {
-            cluster.meta = Some(group("metadata".to_owned(), by, meta));
+            cluster.meta = Some(group("metadata".to_owned(), ("", 0), by, meta));
         }
         for (account, stream) in info.account_details.iter().flat_map(|a| a.stream_detail.iter().map(|s| (&a.id, s))) {
-            let consumers = stream.consumer_detail.iter().map(|consumer| (&consumer.name, &consumer.cluster));
-            let consumers = consumers.map(|(name, of)| (format!("consumer {name} of stream {}", stream.name), of));
-            let stream = (format!("stream {}", stream.name), &stream.cluster);
-            for (name, of) in std::iter::once(stream).chain(consumers) {
-                let Some(of) = of.as_ref().filter(|of| !of.replicas.is_empty()) else { continue };
-                let told = group(name, by, of);
+            for (name, copies, of) in groups_of(stream) {
+                let Some(of) = of.filter(|of| !of.replicas.is_empty() || of.desired.is_some()) else { continue };
+                let told = group(name, (&stream.name, copies), by, of);
                 let known = groups.entry((account.clone(), told.name.clone())).or_insert_with(|| told.clone());
                 if told.leader.is_some() {
                     *known = told;
@@ -156,13 +218,32 @@ fn read(answers: &[Answer]) -> Cluster {
     cluster
 }
 
+fn store(info: &Info) -> Store {
+    let streams = info.account_details.iter().flat_map(|account| &account.stream_detail);
+    Store {
+        streams: streams.map(|stream| stream.name.clone()).collect(),
+        used: info.storage.max(info.reserved_storage),
+        limit: info.config.max_storage.try_into().unwrap_or_default(),
+    }
+}
+
+/// A stream and its consumers: name, copies asked for, and who has them.
+fn groups_of(stream: &Stream) -> impl Iterator<Item = (String, usize, Option<&GroupInfo>)> {
+    let consumer = |one: &Consumer| format!("consumer {} of stream {}", one.name, stream.name);
+    let consumers = stream.consumer_detail.iter().map(move |one| (consumer(one), 0, one.cluster.as_ref()));
+    let own = (format!("stream {}", stream.name), stream.config.num_replicas.max(1), stream.cluster.as_ref());
+    std::iter::once(own).chain(consumers)
+}
+
 /// A group as one broker tells of it; who does not lead it does not know who leads.
-fn group(name: String, by: &str, info: &GroupInfo) -> Group {
+fn group(name: String, (stream, copies): (&str, usize), by: &str, info: &GroupInfo) -> Group {
     let names = |wanted: fn(&Peer) -> bool| -> BTreeSet<String> {
         info.replicas.iter().filter(|peer| wanted(peer)).map(|peer| peer.name.clone()).collect()
     };
     Group {
         name,
+        stream: stream.to_owned(),
+        copies,
         leader: (info.leader == by).then(|| by.to_owned()),
         behind: names(|peer| !peer.current || peer.offline || peer.pending),
         others: names(|_| true),
@@ -182,9 +263,10 @@ mod tests {
             .map(|name| json!({"name": name, "current": current, "peer": "x", "active": 1}))
             .collect();
         let group = json!({"name": "m", "leader": leader, "replicas": others});
-        let stream = json!({"name": "s", "cluster": group, "consumer_detail": [{"name": "c", "cluster": group}]});
+        let stream = json!({"name": "s", "config": {"num_replicas": 3}, "cluster": group, "consumer_detail": [{"name": "c", "cluster": group}]});
         let alone = json!({"name": "alone", "cluster": {"name": "m", "leader": by}});
-        let data = json!({"meta_cluster": group, "account_details": [{"id": "A", "stream_detail": [stream, alone]}]});
+        let data = json!({"meta_cluster": group, "account_details": [{"id": "A", "stream_detail": [stream, alone]}],
+            "storage": 3, "reserved_storage": 5, "config": {"max_storage": 7}});
         serde_json::from_value(json!({"server": {"name": by}, "data": data})).expect("an answer")
     }
 
@@ -198,6 +280,19 @@ mod tests {
         assert!(cluster.groups.iter().all(Group::is_current), "{:?}", cluster.groups);
         let behind = read(&[answer("a", "b", true), answer("b", "b", false), answer("c", "b", true)]);
         assert!(behind.groups.iter().all(|group| group.behind.len() == 2), "{:?}", behind.groups);
+    }
+
+    #[test]
+    fn each_broker_tells_what_it_stores() {
+        let cluster = read(&[answer("a", "b", false), answer("b", "b", true)]);
+        let store = &cluster.stores["a"];
+        assert_eq!(
+            (store.streams.iter().map(String::as_str).collect::<Vec<_>>(), store.free()),
+            (vec!["alone", "s"], 2)
+        );
+        let copies: Vec<_> = cluster.groups.iter().map(|group| (group.stream.as_str(), group.copies)).collect();
+        assert_eq!(copies, [("s", 0), ("s", 3)], "the consumer, and the stream");
+        assert!(cluster.groups.iter().all(|group| group.has("a") && group.has("b") && !group.has("d")));
     }
 
     #[test]
@@ -215,5 +310,9 @@ mod tests {
             Some(serde::de::IgnoredAny);
         let cluster = read(&[one]);
         assert_eq!(cluster.groups.iter().filter(|group| group.is_current()).count(), 1, "its consumer still is");
+        let mut one = answer("b", "b", true);
+        let alone = &mut one.data.as_mut().expect("data").account_details[0].stream_detail[1];
+        alone.cluster.as_mut().expect("a group").desired = Some(serde::de::IgnoredAny);
+        assert_eq!(read(&[one]).groups.iter().filter(|group| group.moving).count(), 1, "the only copy is on its way");
     }
 }

@@ -52,6 +52,8 @@ pub struct MeshBroker {
     ready: AtomicBool,
     pub reports: Mutex<Reports>,
     pub health: Mutex<Health>,
+    /// Held while a stream is given its brokers; who takes a broker away waits for it.
+    pub placing: tokio::sync::RwLock<()>,
     /// Absent while nobody asks.
     pub(super) leafs: Mutex<Option<LeafsByAccount>>,
     /// Counts connects of the mesh connection; the refresh loop waits on it.
@@ -94,6 +96,7 @@ impl MeshBroker {
             ready: AtomicBool::new(before.is_some_and(Self::is_ready)),
             reports: Mutex::new(before.map(|before| copy(&before.reports)).unwrap_or_default()),
             health: Mutex::new(before.map(|before| copy(&before.health)).unwrap_or_default()),
+            placing: tokio::sync::RwLock::default(),
             leafs: Mutex::new(before.and_then(Self::leafs)),
             connects,
             events,
@@ -143,6 +146,7 @@ impl MeshBroker {
     }
 
     pub async fn create_stream(&self, name: &str, config: &Config) -> Result<(), BrokerError> {
+        let _placing = self.placing.read().await;
         let info = self.api.create_stream(name, config).await?;
         self.learn_stream(name, info);
         // What depends on the stream, above all its consumers, can go on.

@@ -23,6 +23,16 @@ pub fn wanted(mesh: &EventMesh) -> usize {
     usize::try_from(mesh.spec.brokers.count()).unwrap_or_default()
 }
 
+/// Those of them that are ready.
+pub fn ready(mesh: &EventMesh, brokers: &[BrokerStatus]) -> usize {
+    names(mesh).filter(|name| brokers.iter().any(|broker| broker.ready && broker.name == *name)).count()
+}
+
+fn names(mesh: &EventMesh) -> impl Iterator<Item = String> {
+    let mesh_name = mesh.name_any();
+    (0..mesh.spec.brokers.count()).map(move |ordinal| names::broker(&mesh_name, ordinal))
+}
+
 /// How many brokers are ready, and how it stands with each that is not.
 pub struct Availability {
     wanted: usize,
@@ -35,15 +45,13 @@ impl Availability {
     pub fn of(mesh: &EventMesh, brokers: &[BrokerStatus], failures: &BTreeMap<String, String>) -> Self {
         let restarts = mesh.status.iter().flat_map(|status| status.restarts.iter().flatten()).collect::<Vec<_>>();
         let is_ready = |name: &str| brokers.iter().any(|broker| broker.ready && broker.name == name);
-        let wanted = wanted(mesh);
-        let names = (0..wanted).map(|ordinal| format!("{}-{ordinal}", names::brokers(&mesh.name_any())));
-        let away = names.filter(|name| !is_ready(name)).map(|name| {
+        let away = names(mesh).filter(|name| !is_ready(name)).map(|name| {
             let restart = restarts.iter().find(|restart| restart.broker == name);
             let restart = restart.map(|one| format!("restarted at {}: {}", one.time, one.message));
             let told: Vec<String> = restart.into_iter().chain(failures.get(&name).cloned()).collect();
             if told.is_empty() { name } else { format!("{name} ({})", told.join("; ")) }
         });
-        Self { wanted, ready: brokers.iter().filter(|broker| broker.ready).count(), away: away.collect() }
+        Self { wanted: wanted(mesh), ready: ready(mesh, brokers), away: away.collect() }
     }
 
     /// True while a majority works, since events flow then; the reason says whether it is all of them.

@@ -6,9 +6,11 @@ pub mod build;
 pub mod certificates;
 mod resolve;
 mod roll;
+mod scale;
 mod status;
 pub mod take_up;
 pub mod validate;
+mod volumes;
 
 use std::{
     collections::BTreeMap,
@@ -88,6 +90,12 @@ impl Controller for MeshController {
         };
         let proxies = context.cache.proxies(valid.service_mesh, &valid.key.namespace);
         service_mesh::keep_out(&mut valid.pod_template, proxies);
+        let scale = scale::run(context, &mesh, &mut valid).await?;
+        let volumes = volumes::run(context, &mut valid, scale.is_settled()).await?;
+        if volumes.is_replacing() {
+            // The next pass makes the StatefulSet anew, when this one is gone.
+            return Ok(Outcome::Progressing);
+        }
         let links = plan::of(&context.cache, &mesh);
         let dialled = dial::resolve(context, &key, &links).await?;
         (valid.remotes, valid.link_files) = (dialled.remotes, dialled.files);
@@ -115,17 +123,22 @@ impl Controller for MeshController {
         }
         let roll = roll::run(context, &valid, &applied.stateful_set).await?;
         roll::tell(context, &mesh, &roll).await;
+        let scale = scale.act(context, &valid, &roll).await?;
         let seen = link::status::Seen { leafs: leafs(context, &key, &links).await, ..dialled.seen };
-        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll);
+        let under_way = volumes.verdict().or_else(|| scale.verdict());
+        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, under_way);
         let verdicts = verdicts.into_iter().chain(link::status::linked(&links, &seen)).collect();
         let (restart, links) = (roll.restart.as_ref(), Some((&links, &seen)));
         status::write(context, &mesh, verdicts, Reached { certificates: Some(&plan), restart, links }).await?;
         // After the status: what is done is always written down.
         roll::execute::run(context, &valid.key, &roll).await?;
-        if !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
+        if volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
             return Ok(Outcome::Progressing);
         }
-        Ok(roll.outcome().unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
+        Ok(roll
+            .outcome()
+            .or_else(|| scale.outcome())
+            .unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
     }
 }
 

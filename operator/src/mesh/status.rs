@@ -13,7 +13,7 @@ use kube::ResourceExt;
 
 use super::{
     apply as children,
-    availability::{Availability, failures, wanted, with_ready},
+    availability::{Availability, failures, ready, wanted, with_ready},
     build::{listeners::Listener, names},
     certificates::{Files, Plan},
     roll::{self, Roll},
@@ -71,7 +71,14 @@ pub fn without_certificates(plan: &Plan) -> Vec<Verdict> {
 }
 
 /// Verdicts for a mesh whose children are applied.
-pub fn programmed(context: &Context, mesh: &EventMesh, plan: &Plan, take_up: &TakeUp, roll: &Roll) -> Vec<Verdict> {
+pub fn programmed(
+    context: &Context,
+    mesh: &EventMesh,
+    plan: &Plan,
+    take_up: &TakeUp,
+    roll: &Roll,
+    under_way: Option<Verdict>,
+) -> Vec<Verdict> {
     let (namespace, name) = namespaced(mesh);
     let brokers = brokers(context, &namespace, &name);
     let failures = failures(&children::pods(context, &namespace, &name));
@@ -84,7 +91,9 @@ pub fn programmed(context: &Context, mesh: &EventMesh, plan: &Plan, take_up: &Ta
     vec![
         accepted(mesh),
         record.or_else(|| problem(refs)).unwrap_or_else(|| Verdict::good(refs, Reason::ResolvedRefs, "")),
-        problem(programmed).unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
+        problem(programmed)
+            .or(under_way)
+            .unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
         Availability::of(mesh, &brokers, &failures).verdict(&roll.progress(), connected),
     ]
 }
@@ -118,7 +127,7 @@ pub async fn write(
     let before = mesh.status.clone().unwrap_or_default();
     let generation = mesh.metadata.generation;
     let mut brokers = brokers(context, &key.namespace, &key.name);
-    let ready = brokers.iter().filter(|broker| broker.ready).count();
+    let ready = ready(mesh, &brokers);
     let revision = plan.and_then(|plan| plan.files.as_ref()).map(Files::revision);
     let current = take_up::observe(context, &key, revision.as_deref(), mesh.spec.brokers.count()).brokers;
     for broker in &mut brokers {

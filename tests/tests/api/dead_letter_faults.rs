@@ -101,7 +101,7 @@ fn a_cluster_that_loses_a_broker_moves_what_dies_there() -> Result<()> {
         let spec = "\n  tls: {issuer: Disabled}\n  brokers: {replicas: 3}\n  allowedNamespaces: {from: All}\n";
         stack.kube.apply(&mesh.name, "{apiVersion: v1, kind: Namespace, metadata: {name: platform}}").await?;
         mesh.apply(&object("EventMesh", MESH, spec)).await?;
-        stack.start_cluster(&mesh, MESH).await?;
+        stack.start_cluster(&mesh, MESH, 3).await?;
         let broker = stack.broker(&mesh, MESH).await?;
         let place = Place::make(ns, &broker, "dead-cluster", "  retention: {policy: WorkQueue}").await?;
         place.subscribe("s", IMPATIENT).await?;

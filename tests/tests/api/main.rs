@@ -5,6 +5,7 @@
 
 mod attack;
 mod bridges;
+mod brokers;
 mod dead_letter_faults;
 mod dead_letters;
 mod identities;
@@ -15,10 +16,12 @@ mod meshes;
 mod refusals;
 mod remote_links;
 mod rolls;
+mod scale;
 mod service_mesh;
 mod subscriptions;
 mod tls;
 mod topics;
+mod volumes;
 mod walls;
 
 use anyhow::{Context, Result, anyhow};

@@ -42,11 +42,13 @@ fn changes_of_a_mesh() -> Result<()> {
         // Paused, so that the operator has nothing to do with them.
         let mesh = |brokers: &str| object("EventMesh", "m", &format!("  paused: true\n  brokers: {brokers}"));
         test.ns.apply(&mesh("{replicas: 3, storage: {size: 2Gi}}")).await?;
-        refuse(test, &mesh("{replicas: 1, storage: {size: 2Gi}}"), "replicas cannot be lowered").await?;
+        refuse(test, &mesh("{replicas: 1, storage: {size: 2Gi}}"), "cannot become a mesh of one broker").await?;
         refuse(test, &mesh("{replicas: 3, storage: {size: 1Gi}}"), "storage.size cannot shrink").await?;
         refuse(test, &mesh("{replicas: 3, storage: {size: 2Gi, className: x}}"), "className is immutable").await?;
-        refuse(test, &mesh("{replicas: 3}"), "storage.size").await?;
         test.ns.apply(&mesh("{replicas: 3, storage: {size: 2048Mi, whenDeleted: Delete}}")).await?;
+        test.ns.apply(&mesh("{replicas: 3, storage: {size: 20Gi}}")).await?;
+        // Of the default size.
+        refuse(test, &mesh("{replicas: 3}"), "storage.size cannot shrink").await?;
         test.ns.delete::<EventMesh>("m").await
     })
 }

@@ -1,155 +1,18 @@
-//! Brokers that are restarted by the operator, one at a time: three real brokers that are one cluster. There are no
-//! controllers and no nodes: a test does the part of the StatefulSet's controller and of the kubelet.
+//! Brokers that are restarted by the operator, one at a time: three real brokers that are one cluster.
 
-use std::{
-    cell::Cell,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::cell::Cell;
 
-use anyhow::{Context, Result, ensure};
-use eventmesh_crds::{EventMesh, Topic, mesh::BrokerRestart};
-use eventmesh_tests::{identity::Login, objects::Namespace, stack::Stack, wait::eventually};
-use k8s_openapi::{
-    api::{
-        apps::v1::{ControllerRevision, StatefulSet},
-        core::v1::{ConfigMap, Pod, PodTemplateSpec},
-    },
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
-use kube::{
-    ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-};
+use anyhow::{Context, Result};
+use eventmesh_crds::{EventMesh, Topic};
+use eventmesh_tests::{identity::Login, wait::eventually};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec};
 use serde_json::{Value, json};
 
-use crate::{alone, object};
-
-const SET: &str = "m-broker";
-
-/// The brokers of the mesh `m`.
-struct Brokers<'a> {
-    stack: &'a mut Stack,
-    ns: &'a Namespace,
-}
-
-impl<'a> Brokers<'a> {
-    /// A mesh that is ready.
-    async fn start(stack: &'a mut Stack, ns: &'a Namespace, replicas: usize) -> Result<Self> {
-        ns.apply(&mesh(replicas, "")).await?;
-        if replicas == 1 {
-            stack.start_broker(ns, "m").await?;
-        } else {
-            stack.start_cluster(ns, "m").await?;
-        }
-        let this = Self { stack, ns };
-        this.take_note("nothing yet", |_| true).await?;
-        for index in 0..replicas {
-            this.create(index, &ready()).await?;
-        }
-        ns.ready::<EventMesh>("m").await?;
-        Ok(this)
-    }
-
-    /// The StatefulSet's controller looks at it, once it is as wanted, and keeps its template.
-    async fn take_note(&self, what: &str, wanted: impl Fn(&PodTemplateSpec) -> bool) -> Result<()> {
-        let found =
-            |set: &StatefulSet| set.spec.as_ref().is_some_and(|spec| wanted(&spec.template)).then(|| set.clone());
-        let set = self.ns.until::<StatefulSet, _>(SET, what, found).await?;
-        let (revision, template) = revision(&set)?;
-        let kept = json!({
-            "apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": revision}, "revision": 1,
-            "data": {"spec": {"template": template}},
-        });
-        let kept: ControllerRevision = serde_json::from_value(kept)?;
-        let params = PatchParams::apply("tests").force();
-        self.ns.api::<ControllerRevision>().patch(&revision, &params, &Patch::Apply(&kept)).await?;
-        let seen = json!({"status": {"replicas": 3, "observedGeneration": set.metadata.generation, "updateRevision": revision}});
-        self.ns.api::<StatefulSet>().patch_status(SET, &PatchParams::default(), &Patch::Merge(&seen)).await?;
-        Ok(())
-    }
-
-    /// The controller makes a pod, and a kubelet says how it is.
-    async fn create(&self, index: usize, status: &Value) -> Result<()> {
-        let (revision, template) = revision(&self.ns.get(SET).await?)?;
-        let mut pod = json!({"metadata": template["metadata"], "spec": template["spec"]});
-        let name = name(index);
-        pod["metadata"]["name"] = json!(name);
-        pod["metadata"]["labels"]["controller-revision-hash"] = json!(revision);
-        // On a node, so that it is not gone before its kubelet has said so.
-        pod["spec"]["nodeName"] = json!("node");
-        let volumes = pod["spec"]["volumes"].as_array_mut().context("volumes")?;
-        volumes.push(json!({"name": "data", "emptyDir": {}}));
-        let pods = self.ns.api::<Pod>();
-        pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-        pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&json!({"status": status}))).await?;
-        Ok(())
-    }
-
-    /// Waits until the operator ends a pod. Nobody else's may be away then.
-    async fn next(&self) -> Result<usize> {
-        let leaving = eventually("a pod that is being ended", self.ns.kube.patience, async || {
-            let all = self.ns.api::<Pod>().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            let leaving = all.iter().position(|pod| pod.metadata.deletion_timestamp.is_some());
-            Ok(leaving.map(|index| (index, all.items.len())))
-        });
-        let (index, there) = leaving.await?;
-        ensure!(there == 3, "{there} pods are there while one is being ended");
-        Ok(index)
-    }
-
-    /// The kubelet has ended the broker, and the pod is gone.
-    async fn end(&mut self, index: usize) -> Result<()> {
-        self.stack.kill_peer(index);
-        self.ns.api::<Pod>().delete(&name(index), &DeleteParams::default().grace_period(0)).await?;
-        self.ns.gone::<Pod>(&name(index)).await
-    }
-
-    /// It is back. The pod is ready from the first moment, so that the operator has to see by itself whether the broker is.
-    async fn begin(&mut self, index: usize) -> Result<()> {
-        self.stack.start_peer(index)?;
-        self.create(index, &ready()).await
-    }
-
-    async fn uids(&self) -> Result<Vec<Option<String>>> {
-        let pods = self.ns.api::<Pod>().list(&ListParams::default()).await?;
-        Ok(pods.iter().map(ResourceExt::uid).collect())
-    }
-
-    async fn restarts(&self) -> Result<Vec<BrokerRestart>> {
-        let status = self.ns.get::<EventMesh>("m").await?.status.context("a status")?;
-        Ok(status.restarts.unwrap_or_default())
-    }
-
-    /// Waits until `Available` says so.
-    async fn available(&self, reason: &str, part: &str) -> Result<Condition> {
-        let said = |mesh: &EventMesh| {
-            let available = mesh.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Available")?;
-            (available.reason == reason && available.message.contains(part)).then(|| available.clone())
-        };
-        self.ns.until::<EventMesh, _>("m", &format!("{reason}: {part}"), said).await
-    }
-}
-
-/// A mesh without TLS, as the cluster of tests is.
-fn mesh(replicas: usize, brokers: &str) -> String {
-    object("EventMesh", "m", &format!("  brokers: {{replicas: {replicas}{brokers}}}\n  tls: {{issuer: Disabled}}"))
-}
-
-fn name(index: usize) -> String {
-    format!("{SET}-{index}")
-}
-
-/// Name of the revision of a template, and the template.
-fn revision(set: &StatefulSet) -> Result<(String, Value)> {
-    let template = serde_json::to_value(&set.spec.as_ref().context("a spec")?.template)?;
-    let mut hasher = DefaultHasher::new();
-    template.to_string().hash(&mut hasher);
-    Ok((format!("{SET}-{:x}", hasher.finish()), template))
-}
-
-fn ready() -> Value {
-    json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
-}
+use crate::{
+    alone,
+    brokers::{Brokers, SET, mesh, name, ready, revision},
+    object,
+};
 
 fn without_image() -> Value {
     let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}});

@@ -10,6 +10,18 @@ pub fn brokers(mesh: &str) -> String {
     format!("{mesh}-broker")
 }
 
+/// The pod of one broker, which is the broker's name as well.
+#[must_use]
+pub fn broker(mesh: &str, ordinal: i32) -> String {
+    format!("{}-{ordinal}", brokers(mesh))
+}
+
+/// The claim of one broker's volume.
+#[must_use]
+pub fn claim(mesh: &str, ordinal: i32) -> String {
+    format!("data-{}", broker(mesh, ordinal))
+}
+
 /// The headless Service, by which brokers find each other.
 #[must_use]
 pub fn headless(mesh: &str) -> String {

@@ -26,7 +26,7 @@ fn group(name: &str, leader: usize, behind: &[usize]) -> Group {
         leader: Some(NAMES[leader].to_owned()),
         behind: names(&|index| behind.contains(&index)),
         others: names(&|index| index != leader),
-        moving: false,
+        ..Group::default()
     }
 }
 
@@ -35,6 +35,7 @@ fn cluster(leader: usize) -> Cluster {
         brokers: NAMES.map(str::to_owned).into(),
         meta: Some(group("metadata", leader, &[])),
         groups: vec![group("stream s", 0, &[]), group("consumer c of stream s", 1, &[])],
+        ..Cluster::default()
     }
 }
 
@@ -153,7 +154,7 @@ fn what_is_not_up_to_date_holds_the_roll() {
 
 #[test]
 fn a_lone_broker_is_restarted() {
-    let alone = Cluster { brokers: [NAMES[0].to_owned()].into(), meta: None, groups: Vec::new() };
+    let alone = Cluster { brokers: [NAMES[0].to_owned()].into(), meta: None, ..Cluster::default() };
     let now = Observed { pods: vec![pod(0, "old", State::Ready)], sight: Sight::Seen(alone), ..seen() };
     assert_eq!(restarted(&now).as_deref(), Some("m-broker-0"));
 }
