@@ -35,8 +35,8 @@ attack: up attack-build ## cluster up, operator installed, and everything that i
 
 # All steps choose the same packages: others would have other features, and everything would be compiled again.
 integration = $(sort $(basename $(notdir $(wildcard $(1:%=%/tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard $(1:%=%/tests/*/main.rs))))))
-# Programs hold no tests of their own but this one, and linking them all as tests takes minutes.
-UNIT_TESTS := --lib --bin=credit-check $(addprefix --test=,$(call integration,$(filter-out tests target,$(patsubst %/,%,$(wildcard */)))))
+# Programs hold no tests of their own but these, and linking them all as tests takes minutes.
+UNIT_TESTS := --lib --bin=credit-check --bin=kubectl-eventmesh $(addprefix --test=,$(call integration,$(filter-out tests target,$(patsubst %/,%,$(wildcard */)))))
 CLUSTER_TESTS := $(addprefix --test=,$(call integration,tests))
 
 .PHONY: test
