@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod books;
 pub mod cloudevents;
 pub mod config_file;
+pub mod copy;
 pub mod dead_letter;
 pub mod endpoint;
 pub mod event;

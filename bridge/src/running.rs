@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventmesh_wire::config::{BridgeConfig, DesiredState, MeshConfig, OutboundRoute};
+use eventmesh_wire::config::{BridgeConfig, DesiredState, EndpointConfig, MeshConfig, OutboundRoute};
 use eventmesh_wire::report::Direction;
 use tokio::task::JoinHandle;
 
 use crate::books::Books;
+use crate::copy::{self, Copy};
 use crate::endpoint::{self, Endpoint, LinkState};
 use crate::mesh::Mesh;
 use crate::mesh::consume::{self, Stop};
@@ -133,15 +134,22 @@ impl Running {
 
     fn start_outbound(&mut self, route: &OutboundRoute) -> anyhow::Result<()> {
         let books = self.library.open(Direction::Outbound, &route.name);
-        self.targets.set(route, &books);
         let stop = Stop::default();
+        let window = self.config.delivery.max_in_flight as usize;
+        if matches!(self.config.endpoint, EndpointConfig::Link(_)) {
+            let copy = Copy { config: Arc::new(route.clone()), books, mesh: self.mesh.clone(), window };
+            let task = tokio::spawn(copy::run(copy, stop.clone()));
+            self.outbound.push(RunningOutbound { config: route.clone(), stop, task });
+            return Ok(());
+        }
+        self.targets.set(route, &books);
         let consume = consume::Consume {
             route: Outbound::new(route, &self.config, books)?,
             mesh: self.mesh.clone(),
             endpoint: self.endpoint.state(),
             sink: self.endpoint.sink(),
             targets: Arc::clone(&self.targets),
-            window: self.config.delivery.max_in_flight as usize,
+            window,
             alone: self.config.lease.is_some(),
         };
         let task = tokio::spawn(consume::run(consume, stop.clone()));

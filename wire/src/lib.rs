@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod config;
+pub mod copy;
 mod credentials;
 mod escape;
 pub mod event;

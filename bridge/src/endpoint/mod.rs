@@ -5,6 +5,7 @@
 pub mod amqp;
 pub mod http;
 pub mod kafka;
+mod link;
 pub mod mqtt;
 pub mod nats;
 mod standing;
@@ -74,5 +75,6 @@ pub fn start(setup: Setup) -> anyhow::Result<Box<dyn Endpoint>> {
         EndpointConfig::Nats(nats) => Ok(Box::new(nats::Link::start(nats.clone(), setup))),
         EndpointConfig::Kafka(kafka) => Ok(Box::new(kafka::Link::start(kafka.clone(), setup))),
         EndpointConfig::Mqtt(mqtt) => Ok(Box::new(mqtt::Link::start(mqtt.clone(), setup)?)),
+        EndpointConfig::Link(_) => Ok(Box::new(link::Far::start())),
     }
 }

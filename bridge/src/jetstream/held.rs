@@ -22,6 +22,8 @@ pub struct Told {
     pub place: Place,
     /// How often the consumer has given it, this time included.
     pub deliveries: u64,
+    /// The consumer's own number of this delivery.
+    pub turn: u64,
     /// Events that the consumer has still to give.
     pub pending: u64,
 }
@@ -43,7 +45,7 @@ impl Told {
             _ => return None,
         };
         let number = |index: usize| tokens[from + index].parse().ok();
-        Some(Self { place: (number(3)?, number(5)?), deliveries: number(2)?, pending: number(6)? })
+        Some(Self { place: (number(3)?, number(5)?), deliveries: number(2)?, turn: number(4)?, pending: number(6)? })
     }
 }
 
@@ -150,7 +152,7 @@ mod tests {
 
     #[test]
     fn places_are_read_in_both_formats() {
-        let told = Told { place: (12, 1_700_000_000_000_000_000), deliveries: 1, pending: 5 };
+        let told = Told { place: (12, 1_700_000_000_000_000_000), deliveries: 1, turn: 9, pending: 5 };
         assert_eq!(Told::read("$JS.ACK.S.c.1.12.9.1700000000000000000.5").as_ref(), Some(&told));
         assert_eq!(Told::read("$JS.ACK.hub.ACC.S.c.1.12.9.1700000000000000000.5.x").as_ref(), Some(&told));
         assert_eq!(Told::read("$JS.ACK.S.c.1.12"), None);

@@ -6,7 +6,7 @@ mod pull;
 mod pulls;
 mod rewind;
 
-pub use answer::answer;
+pub use answer::{answer, begun};
 pub use held::{Held, Place, Told};
 pub use pull::PullError;
 pub use pulls::Pulls;

@@ -44,11 +44,11 @@ pub struct Stop {
 }
 
 impl Stop {
-    fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.finish.is_cancelled() || self.give_way.is_cancelled()
     }
 
-    async fn wanted(&self) {
+    pub(crate) async fn wanted(&self) {
         tokio::select! {
             () = self.finish.cancelled() => {},
             () = self.give_way.cancelled() => {},

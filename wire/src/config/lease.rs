@@ -41,8 +41,11 @@ impl BridgeConfig {
                 EndpointConfig::Kafka(_) => false,
                 // Its pods share a consumer, or a queue group, which keeps no order among them.
                 EndpointConfig::Nats(_) => ordered,
+                // It has none.
+                EndpointConfig::Link(_) => false,
             };
-        // All pods read from the one consumer of a route.
+        // All pods read from the one consumer of a route, and a copy is in the order of its Topic.
+        let ordered = ordered || matches!(self.endpoint, EndpointConfig::Link(_));
         inbound || (!self.outbound.is_empty() && ordered)
     }
 }
@@ -67,12 +70,14 @@ mod tests {
     #[case("nats", "in", "None", false)]
     #[case("nats", "in", "PerSource", true)]
     #[case("nats", "out", "PerSource", true)]
+    #[case("link", "out", "None", true)]
     fn one_pod_at_a_time(#[case] kind: &str, #[case] way: &str, #[case] ordering: &str, #[case] expected: bool) {
         let endpoint = match kind {
             "mqtt" => json!({"mqtt": {"url": "mqtt://x", "clientId": "c"}}),
             "amqp" => json!({"amqp": {"url": "amqp://x", "version": "V091"}}),
             "kafka" => json!({"kafka": {"bootstrapServers": ["x:9092"], "group": "g"}}),
             "http" => json!({"http": {"target": {"url": "http://x"}}}),
+            "link" => json!({"link": {"name": "l"}}),
             _ => json!({"nats": {"urls": ["nats://x"]}}),
         };
         let mut config = json!({

@@ -7,6 +7,7 @@ mod amqp;
 pub mod http;
 mod kafka;
 mod lease;
+mod link;
 mod mqtt;
 mod nats;
 pub mod sidecar;
@@ -15,6 +16,7 @@ pub use amqp::{AmqpEndpoint, AmqpVersion};
 pub use http::HttpEndpoint;
 pub use kafka::{KafkaEndpoint, KafkaSasl, SaslMechanism, StartFrom};
 pub use lease::LeaseConfig;
+pub use link::LinkEndpoint;
 pub use mqtt::{MqttEndpoint, MqttVersion};
 pub use nats::{NatsCredentials, NatsEndpoint, NatsJetStream};
 use serde::{Deserialize, Serialize};
@@ -97,6 +99,7 @@ pub enum EndpointConfig {
     Mqtt(MqttEndpoint),
     Amqp(AmqpEndpoint),
     Nats(NatsEndpoint),
+    Link(LinkEndpoint),
 }
 
 impl EndpointConfig {
@@ -109,6 +112,7 @@ impl EndpointConfig {
             Self::Mqtt(_) => "mqtt",
             Self::Amqp(_) => "amqp",
             Self::Nats(_) => "nats",
+            Self::Link(_) => "link",
         }
     }
 
@@ -123,7 +127,7 @@ impl EndpointConfig {
                 AmqpVersion::V091 => &address::AMQP_091,
                 AmqpVersion::V1 => &address::AMQP_1,
             },
-            Self::Nats(_) => &address::NATS,
+            Self::Nats(_) | Self::Link(_) => &address::NATS,
         }
     }
 }
@@ -195,7 +199,7 @@ pub struct OutboundRoute {
     /// The subject patterns the consumer filters by, at least one; `{n}` of `to` counts the wildcards of the first one
     /// that an event's subject matches.
     pub subjects: Vec<String>,
-    /// An address in the endpoint's own syntax; for MQTT a topic.
+    /// An address in the endpoint's own syntax; for MQTT a topic. Empty for a link, where events keep their subjects.
     pub to: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,

@@ -4,6 +4,7 @@
 mod amqp;
 mod http;
 mod kafka;
+mod link;
 mod mqtt;
 mod nats;
 mod url;
@@ -99,6 +100,7 @@ impl BridgeConfig {
             EndpointConfig::Mqtt(mqtt) => mqtt::check(mqtt, &mut problems),
             EndpointConfig::Amqp(amqp) => amqp::check(amqp, self, &mut problems),
             EndpointConfig::Nats(nats) => nats::check(nats, self, &mut problems),
+            EndpointConfig::Link(link) => link::check(link, self, &mut problems),
         }
         self.check_routes(&mut problems);
         problems.0
@@ -112,6 +114,7 @@ impl BridgeConfig {
             EndpointConfig::Mqtt(mqtt) => mqtt.version != MqttVersion::V311,
             EndpointConfig::Amqp(_) => true,
             EndpointConfig::Nats(_) => true,
+            EndpointConfig::Link(_) => true,
         }
     }
 
@@ -172,6 +175,9 @@ impl BridgeConfig {
             check_common(&path, &route.name, expressions, route.dead_letter_subject.as_deref(), problems);
             problems.require(!route.stream.is_empty(), format!("{path}.stream"), "must not be empty");
             problems.require(!route.consumer.is_empty(), format!("{path}.consumer"), "must not be empty");
+            if matches!(self.endpoint, EndpointConfig::Link(_)) {
+                continue;
+            }
             let map = match OutboundMap::new(self.endpoint.syntax(), &route.subjects, &route.to) {
                 Ok(map) => map,
                 Err(error) => {

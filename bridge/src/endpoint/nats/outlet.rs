@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::connection::Health;
 use crate::cloudevents;
 use crate::event::Delivery;
-use crate::jetstream::ApiError;
+use crate::jetstream::{ApiError, begun};
 use crate::route::dispatch::{Failure, Target};
 
 /// How long the answer of a stream may take.
@@ -84,7 +84,7 @@ impl Target for Outlet {
         let (subject, payload) = (delivery.target.clone(), delivery.payload.clone());
         if self.confirmed {
             let request = Request::new().headers(headers).payload(payload).timeout(Some(ANSWER));
-            return begun(store(open, subject, request).boxed());
+            return begun(store(open, subject, request));
         }
         let publish = async move {
             let sent = open.client.publish_with_headers(subject, headers, payload).await;
@@ -92,15 +92,7 @@ impl Target for Outlet {
             // Written to the socket; more than that nobody tells.
             open.client.flush().await.map_err(|_| Failure::Lost)
         };
-        begun(publish.boxed())
-    }
-}
-
-/// Takes its place in the queue to the socket now, and not when somebody first looks at it: so events leave in their order.
-fn begun(mut publish: BoxFuture<'static, Result<(), Failure>>) -> BoxFuture<'static, Result<(), Failure>> {
-    match publish.as_mut().now_or_never() {
-        Some(ended) => ready(ended).boxed(),
-        None => publish,
+        begun(publish)
     }
 }
 

@@ -167,7 +167,7 @@ mod tests {
             description: None,
             length: 0,
         };
-        let told = Told { place: (12, 1), deliveries: 3, pending: 0 };
+        let told = Told { place: (12, 1), deliveries: 3, turn: 12, pending: 0 };
         let request = target("/events?kind=a").unwrap().request(&message, &told);
         assert_eq!(request.uri(), "/events?kind=a");
         let expected = [
