@@ -24,10 +24,12 @@ pub enum ConditionType {
     Linked,
     /// Every route is connected on both sides (Bridge).
     Connected,
+    /// The copy follows the Topic that it is a copy of (Topic with `mirror`).
+    Mirrored,
 }
 
 impl ConditionType {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ready,
         Self::Accepted,
         Self::ResolvedRefs,
@@ -35,6 +37,7 @@ impl ConditionType {
         Self::Available,
         Self::Linked,
         Self::Connected,
+        Self::Mirrored,
     ];
 
     #[must_use]
@@ -47,6 +50,7 @@ impl ConditionType {
             Self::Available => "Available",
             Self::Linked => "Linked",
             Self::Connected => "Connected",
+            Self::Mirrored => "Mirrored",
         }
     }
 }
@@ -80,6 +84,7 @@ reasons! {
     Available: "All brokers are ready.",
     Connected: "Every route is connected on both sides.",
     Linked: "Every link is up.",
+    Mirrored: "The copy follows the Topic that it is a copy of; status.mirror.lag tells how far it is behind.",
     Observed: "The Topic has `managed: false`: its stream exists and is reported, and the operator does not change it.",
     // Waiting.
     Pending: "The operator has not come to this yet, or waits for an earlier condition.",
@@ -94,6 +99,8 @@ reasons! {
     NoReport: "No bridge pod has reported in the last 30 seconds. Look at the pods and their logs.",
     LinkPending: "The account or the credentials of a link are being made. The operator goes on by itself.",
     LinkConnecting: "The brokers are not connected over a link; the message names it and says who dials. If it lasts, look at the logs of the brokers that dial: the address, the certificate authority or the credentials may be wrong, or a wall is in between.",
+    MirrorWaiting: "The other side has sent nothing for the copy yet: the link is not up, or there is no Bridge with `endpoint.link` and a route from the Topic there. The message says what its owner has to add.",
+    MirrorSilent: "The other side has not been heard of for 30 seconds: the link is down, or the Bridge there is paused or gone. The copy keeps what it has, and catches up by itself.",
     // Stopped by the user.
     Paused: "The object or its mesh is paused by its spec. With status True everything is as the spec asks.",
     // Refusals: Accepted.
@@ -118,6 +125,8 @@ reasons! {
     TopicNotFound: "The Topic that the spec names does not exist. It may be created later; the operator waits.",
     TopicStoresNothing: "The Topic that the spec names has storage.type None, so there is nothing to read again, or to keep. Name a Topic that stores, or listen with a NATS client.",
     TopicNotReady: "The Topic that the spec names is not set up yet; look at its conditions.",
+    TopicIsCopy: "The Topic that the spec names is a copy of a Topic of another mesh, and nobody writes to a copy. Name another Topic, or one where the events come from.",
+    LinkNotFound: "The mesh has no link of the name that the spec gives. Add it to spec.links of the EventMesh, or correct the name.",
     TopicOfOtherMesh: "The Topic that the spec names belongs to another mesh.",
     NoTopicForRoute: "No Topic stores the subjects that an inbound route delivers to, so an event could be lost. Create a Topic; the operator waits.",
     KeysUnreadable: "A Secret with the mesh's keys or identities cannot be read; the message says what is wrong. Put it back from a backup. What runs goes on.",
@@ -148,6 +157,8 @@ reasons! {
     VolumesGrowing: "The volumes of the brokers are being made larger; the message names those that are not there yet and what Kubernetes says of them. Events flow meanwhile.",
     ApplyFailed: "The Kubernetes API refused a child object; the message is the API server's own.",
     EndpointUnreachable: "A bridge pod cannot reach or log in at the endpoint; the message is the last error.",
+    MirrorTaken: "An older Topic of the mesh is a copy of the same Topic over the same link; the message names it. Delete one of them.",
+    MirrorBlocked: "Events cannot be stored in the copy; the message is the last error at the side that sends. Nothing is lost: they wait there, and are tried again.",
     RouteBlocked: "An event of a route cannot be delivered and holds up those behind it; the message is the last error.",
     PodsNotReady: "The pods of the Bridge are not ready. Look at the pods and their events.",
     NotReady: "Another condition is not True; the message says which.",

@@ -31,6 +31,7 @@ use crate::{
     printcolumn(name = "Messages", type_ = "integer", json_path = ".status.messages"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
     printcolumn(name = "Consumers", type_ = "integer", json_path = ".status.consumers"),
+    printcolumn(name = "Lag", type_ = "integer", priority = 1, json_path = ".status.mirror.lag"),
     printcolumn(name = "Replicas", type_ = "integer", priority = 1, json_path = ".status.replicas"),
     printcolumn(name = "Stream", type_ = "string", priority = 1, json_path = ".status.stream"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -45,6 +46,12 @@ use crate::{
         .message("storage.type is immutable: the broker cannot move a stream between memory and disk; create a new Topic"),
     validation = Rule::new("(has(self.retention) && has(self.retention.policy) ? self.retention.policy : 'Limits') == (has(oldSelf.retention) && has(oldSelf.retention.policy) ? oldSelf.retention.policy : 'Limits')")
         .message("retention.policy is immutable: changing it could delete stored events; create a new Topic"),
+    validation = Rule::new("!has(self.mirror) || (!has(self.storage) || !has(self.storage.type) || self.storage.type != 'None') && (!has(self.retention) || !has(self.retention.policy) || self.retention.policy == 'Limits')")
+        .message("a copy stores events until a limit removes them: leave out storage.type None and retention.policy"),
+    validation = Rule::new("!has(self.mirror) || !has(self.grants) || self.grants.all(grant, grant.allow.all(right, right == 'Subscribe'))")
+        .message("nobody publishes to a copy: grant Subscribe only, or publish where the events come from"),
+    validation = Rule::new("!has(self.mirror) || has(oldSelf.mirror) && self.mirror == oldSelf.mirror")
+        .message("mirror cannot be added or changed, since a copy holds the events of one Topic only: create a new Topic. It can be removed: then the Topic goes on with what it has"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TopicSpec {
@@ -76,6 +83,35 @@ pub struct TopicSpec {
     /// False: report the state of a stream that already exists, and never create, change or delete it. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub managed: Option<bool>,
+    /// This Topic is a copy of one of a linked mesh: it holds the same events in the same order, and catches up after an
+    /// outage. `subjects` must hold those of the other. Nobody else may publish to it. Without it the Topic goes on with
+    /// what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+}
+
+/// What a Topic is a copy of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    /// Name of the link in the `links` of this Topic's mesh. A Bridge at the other side sends the events over it.
+    #[schemars(length(min = 1, max = 32))]
+    pub link: String,
+    /// The Topic at the other side.
+    pub topic: MirroredTopic,
+}
+
+/// A Topic of a linked mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MirroredTopic {
+    /// Name of the Topic there.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Its namespace there. Default: the name of this Topic's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: Option<String>,
 }
 
 /// Rights in a Topic that its owner gives away.
@@ -263,4 +299,24 @@ pub struct TopicStatus {
     /// Durable places in the stream: Subscriptions, outbound routes of Bridges, and consumers made by others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumers: Option<i64>,
+    /// How far the copy is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorStatus>,
+}
+
+/// How far a copy is, as the other side has told it last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorStatus {
+    /// Following, Blocked, Silent or Waiting.
+    pub state: String,
+    /// Since when it is in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Events at the other side that the copy did not have when that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+    /// What kept it last from catching up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }

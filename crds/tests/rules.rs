@@ -109,6 +109,12 @@ fn topic_spec(fields: &Value) -> Value {
 #[case("accounts", json!({"storage": {"type": "None"}, "grants": [{"to": {"client": "c"}, "allow": ["Publish", "Reply"]}]}), "")]
 #[case("accounts", json!({"storage": {"type": "None"}, "grants": [{"to": {"namespace": "n"}, "allow": ["Reply"]}]}), "one serviceAccount or client")]
 #[case("accounts", json!({"grants": [{"to": {"client": "c"}, "allow": ["Reply"]}]}), "storage.type None only")]
+#[case("copy", json!({"mirror": {"link": "l", "topic": {"name": "t"}}}), "")]
+#[case("copy", json!({"mirror": {"link": "l", "topic": {"name": "t"}}, "retention": {"policy": "Limits", "maxAge": "1h"}}), "")]
+#[case("copy", json!({"mirror": {"link": "l", "topic": {"name": "t"}}, "retention": {"policy": "WorkQueue"}}), "leave out storage.type None and retention.policy")]
+#[case("copy", json!({"mirror": {"link": "l", "topic": {"name": "t"}}, "storage": {"type": "None"}}), "leave out storage.type None and retention.policy")]
+#[case("copy", json!({"mirror": {"link": "l", "topic": {"name": "t"}}, "grants": [{"to": {"client": "c"}, "allow": ["Subscribe"]}]}), "")]
+#[case("copy", json!({"mirror": {"link": "l", "topic": {"name": "t"}}, "grants": [{"to": {"client": "c"}, "allow": ["Subscribe", "Publish"]}]}), "nobody publishes to a copy")]
 fn topic(#[case] name: &str, #[case] fields: Value, #[case] refusal: &str) {
     let topic: Topic = object("Topic", name, &topic_spec(&fields));
     assert_refused(&refusals(topic.validate_cel()), refusal);
@@ -121,6 +127,10 @@ fn topic(#[case] name: &str, #[case] fields: Value, #[case] refusal: &str) {
 #[case(json!({}), json!({"storage": {"type": "None"}}), "storage.type is immutable")]
 #[case(json!({}), json!({"retention": {"policy": "WorkQueue"}}), "retention.policy is immutable")]
 #[case(json!({}), json!({"retention": {"maxAge": "1h"}}), "")]
+#[case(json!({}), json!({"mirror": {"link": "l", "topic": {"name": "t"}}}), "mirror cannot be added or changed")]
+#[case(json!({"mirror": {"link": "l", "topic": {"name": "t"}}}), json!({"mirror": {"link": "k", "topic": {"name": "t"}}}), "mirror cannot be added or changed")]
+#[case(json!({"mirror": {"link": "l", "topic": {"name": "t"}}}), json!({"mirror": {"link": "l", "topic": {"name": "t"}}, "retention": {"maxAge": "1h"}}), "")]
+#[case(json!({"mirror": {"link": "l", "topic": {"name": "t"}}}), json!({}), "")]
 fn topic_update(#[case] old: Value, #[case] new: Value, #[case] refusal: &str) {
     let old: Topic = object("Topic", "accounts", &topic_spec(&old));
     let new: Topic = object("Topic", "accounts", &topic_spec(&new));
@@ -154,6 +164,23 @@ fn subscription_update(#[case] old: Value, #[case] new: Value, #[case] refusal: 
     let old: Subscription = object("Subscription", "ledger", &old);
     let new: Subscription = object("Subscription", "ledger", &new);
     assert_refused(&refusals(new.validate_cel_update(&old)), refusal);
+}
+
+#[rstest]
+#[case(json!({}), "")]
+#[case(json!({"outbound": [{"name": "o", "from": {"topic": "t"}, "to": "a"}]}), "without `to`")]
+#[case(json!({"outbound": [{"name": "o", "from": {"topic": "t"}, "filter": "true"}]}), "without `to`")]
+#[case(json!({"inbound": [{"name": "i", "from": "a", "to": "a"}]}), "a link takes copies of Topics")]
+#[case(json!({"delivery": {"guarantee": "AtMostOnce"}}), "a copy holds every event")]
+#[case(json!({"delivery": {"deadLetter": {"topic": "d"}}}), "a copy holds every event")]
+#[case(json!({"delivery": {"maxInFlight": 10}}), "")]
+#[case(json!({"endpoint": {"nats": {"urls": ["nats://x:1"], "jetstream": {}}}}), "needs an address in `to`")]
+fn bridge_over_a_link(#[case] change: Value, #[case] refusal: &str) {
+    let mut spec = json!({"mesh": {"name": "m"}, "endpoint": {"link": {"name": "l"}}, "replicas": 1,
+        "outbound": [{"name": "o", "from": {"topic": "t"}}]});
+    spec.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+    let bridge: Bridge = object("Bridge", "copies", &spec);
+    assert_refused(&refusals(bridge.validate_cel()), refusal);
 }
 
 fn bridge_spec(fields: &Value) -> Value {

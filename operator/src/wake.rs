@@ -219,6 +219,19 @@ impl Rules {
             self.count(mesh.clone());
             self.wake.identities(&mesh);
             self.bridges_where(|namespace, bridge| mesh_key(&bridge.spec.mesh, namespace) == mesh);
+            if topic.spec.mirror.is_some() {
+                self.copies_in(&mesh);
+            }
+        }
+    }
+
+    /// Of two copies of one Topic, the younger waits for the older to go.
+    fn copies_in(&self, mesh: &MeshKey) {
+        for topic in self.cache.topics.state().iter().filter(|topic| topic.spec.mirror.is_some()) {
+            let key = namespaced(&**topic);
+            if mesh_key(&topic.spec.mesh, &key.0) == *mesh {
+                self.wake.topic(&key);
+            }
         }
     }
 
@@ -509,6 +522,11 @@ impl Rules {
             }
             BrokerChange::Consumer { stream, consumer } => self.consumer(stream, consumer),
             BrokerChange::Report { namespace, bridge } => self.wake.bridge(namespace, bridge),
+            BrokerChange::Copy(stream) => {
+                if let Some(topic) = topic_of(stream) {
+                    self.wake.topic(&topic);
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod amqp;
 pub mod http;
 mod kafka;
+mod link;
 mod mqtt;
 mod nats;
 
@@ -19,6 +20,7 @@ use crate::{
 pub use amqp::{AmqpEndpoint, AmqpVersion};
 pub use http::HttpEndpoint;
 pub use kafka::{KafkaCredentials, KafkaEndpoint, KafkaMechanism, KafkaStart, KafkaTls};
+pub use link::LinkEndpoint;
 pub use mqtt::{MqttEndpoint, MqttVersion};
 pub use nats::{NatsCredentials, NatsEndpoint, NatsJetStream};
 
@@ -65,6 +67,12 @@ pub use nats::{NatsCredentials, NatsEndpoint, NatsJetStream};
         .message("`key` is for Kafka only"),
     validation = Rule::new("has(self.endpoint.mqtt) || !has(self.outbound) || self.outbound.all(o, !has(o.retain))")
         .message("`retain` is for MQTT only"),
+    validation = Rule::new("!has(self.endpoint.link) || (!has(self.inbound) || size(self.inbound) == 0) && (!has(self.outbound) || self.outbound.all(o, !has(o.to) && !has(o.filter) && !has(o.transform)))")
+        .message("a link takes copies of Topics: outbound routes without `to`, `filter` and `transform`"),
+    validation = Rule::new("has(self.endpoint.link) || !has(self.outbound) || self.outbound.all(o, has(o.to))")
+        .message("an outbound route needs an address in `to`"),
+    validation = Rule::new("!has(self.endpoint.link) || !has(self.delivery) || !has(self.delivery.deadLetter) && (!has(self.delivery.guarantee) || self.delivery.guarantee == 'AtLeastOnce')")
+        .message("a copy holds every event in its order: leave out `delivery.deadLetter` and `delivery.guarantee`"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeSpec {
@@ -120,8 +128,8 @@ impl BridgeSpec {
 /// The system outside; exactly one kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("[has(self.amqp), has(self.http), has(self.kafka), has(self.mqtt), has(self.nats)].filter(set, set).size() == 1")
-        .message("exactly one kind of endpoint must be set: `amqp`, `http`, `kafka`, `mqtt` or `nats`"),
+    validation = Rule::new("[has(self.amqp), has(self.http), has(self.kafka), has(self.mqtt), has(self.nats), has(self.link)].filter(set, set).size() == 1")
+        .message("exactly one kind of endpoint must be set: `amqp`, `http`, `kafka`, `link`, `mqtt` or `nats`"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
@@ -140,6 +148,9 @@ pub struct Endpoint {
     /// Another NATS system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nats: Option<NatsEndpoint>,
+    /// The other side of a link of the mesh, for copies of Topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkEndpoint>,
 }
 
 impl Endpoint {
@@ -149,7 +160,8 @@ impl Endpoint {
         let nats = || self.nats.as_ref().map(|nats| nats.urls.join(","));
         let amqp = || self.amqp.as_ref().map(|amqp| amqp.url.clone());
         let kafka = || self.kafka.as_ref().map(|kafka| kafka.bootstrap_servers.join(","));
-        self.mqtt.as_ref().map(|mqtt| mqtt.url.clone()).or_else(amqp).or_else(kafka).or_else(nats)
+        let link = || self.link.as_ref().map(|link| format!("link {}", link.name));
+        self.mqtt.as_ref().map(|mqtt| mqtt.url.clone()).or_else(amqp).or_else(kafka).or_else(nats).or_else(link)
     }
 }
 
@@ -219,9 +231,11 @@ pub struct OutboundRoute {
     /// Address outside, for MQTT a topic such as `line/{1}/set`, for AMQP a queue or address such as `orders`, or (0-9-1)
     /// an exchange and a routing key such as `amq.topic/line.{1}.set`, for HTTP a path such as
     /// `/orders/{1}`, for Kafka a topic such as `orders.{1}`; `{n}` is what
-    /// the n-th wildcard of the matching subject in `from.filter` stood for.
+    /// the n-th wildcard of the matching subject in `from.filter` stood for. Required, but for a link, where events keep their
+    /// subjects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
-    pub to: String,
+    pub to: Option<String>,
     /// Only events for which this CEL expression is true are delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]

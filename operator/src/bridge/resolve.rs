@@ -3,7 +3,10 @@
 //! Everything is in the cache but the contents of Secrets, which are read when a pass needs them: the operator holds
 //! no copy of other people's Secrets.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use eventmesh_crds::{
     Bridge, Topic,
@@ -36,6 +39,8 @@ pub struct Resolved {
     pub topics: BTreeMap<TopicKey, Option<Arc<Topic>>>,
     /// The Topic that stores what an inbound route delivers, by route: namespace and name.
     pub stores: BTreeMap<String, TopicKey>,
+    /// Those of these Topics that are copies.
+    pub copies: BTreeSet<TopicKey>,
     /// Routes to or from Topics whose owners do not let the Bridge use them, and what they would have to allow.
     pub refused: BTreeMap<String, (TopicKey, Right)>,
 }
@@ -61,7 +66,10 @@ pub async fn run(context: &Context, bridge: &Bridge) -> Result<Resolved, Error> 
         Err(_) => BTreeMap::new(),
     };
     let refused = refused(context, bridge, &stores);
-    Ok(Resolved { mesh, credentials, trust, secrets, topics, stores, refused })
+    let is_copy =
+        |key: &&TopicKey| context.cache.topic(&key.0, &key.1).is_some_and(|topic| topic.spec.mirror.is_some());
+    let copies = topics.keys().chain(stores.values()).filter(is_copy).cloned().collect();
+    Ok(Resolved { mesh, credentials, trust, secrets, topics, stores, copies, refused })
 }
 
 async fn read_credentials(context: &Context, bridge: &Bridge) -> Result<Option<MeshCredentials>, Error> {

@@ -137,6 +137,11 @@ fn check_topics(bridge: &Bridge, resolved: &Resolved, mesh: &ResolvedMesh) -> Re
             return Err(unresolved(Reason::TopicStoresNothing, message));
         }
     }
+    let written = resolved.stores.values().cloned().chain(dead_letters(bridge));
+    if let Some((namespace, name)) = written.into_iter().find(|key| resolved.copies.contains(key)) {
+        let message = format!("Topic {namespace}/{name} is a copy, to which nobody publishes; name another for it");
+        return Err(unresolved(Reason::TopicIsCopy, message));
+    }
     if let Some((route, ((namespace, topic), right))) = resolved.refused.first_key_value() {
         let message = format!(
             "route {route}: Topic {namespace}/{topic} does not grant {} what the route needs; its owner can add a grant that allows {right:?}",
@@ -306,7 +311,7 @@ fn outbound(bridge: &Bridge, route: &OutboundRoute, resolved: &Resolved) -> wire
         stream: stream_of(bridge, route),
         consumer: names::bridge_consumer(&namespace, &name, &route.name),
         subjects: subjects.or_else(|| topic_of(bridge, route, resolved).map(subjects_of)).unwrap_or_default(),
-        to: route.to.clone(),
+        to: route.to.clone().unwrap_or_default(),
         filter: route.filter.clone(),
         transform: route.transform.clone(),
         key: route.key.clone(),

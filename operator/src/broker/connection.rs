@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use super::{
     BrokerChange, BrokerEvent, MeshKey,
     api::{Api, BrokerError, Config, ConsumerAction, StreamInfo},
+    copies::Copies,
     health::Health,
     links::LeafsByAccount,
     reports::Reports,
@@ -51,6 +52,7 @@ pub struct MeshBroker {
     view: RwLock<View>,
     ready: AtomicBool,
     pub reports: Mutex<Reports>,
+    pub copies: Mutex<Copies>,
     pub health: Mutex<Health>,
     /// Held while a stream is given its brokers; who takes a broker away waits for it.
     pub placing: tokio::sync::RwLock<()>,
@@ -95,6 +97,7 @@ impl MeshBroker {
             view: RwLock::new(before.map(|before| before.view().clone()).unwrap_or_default()),
             ready: AtomicBool::new(before.is_some_and(Self::is_ready)),
             reports: Mutex::new(before.map(|before| copy(&before.reports)).unwrap_or_default()),
+            copies: Mutex::new(before.map(|before| copy(&before.copies)).unwrap_or_default()),
             health: Mutex::new(before.map(|before| copy(&before.health)).unwrap_or_default()),
             placing: tokio::sync::RwLock::default(),
             leafs: Mutex::new(before.and_then(Self::leafs)),

@@ -9,6 +9,7 @@ pub mod api;
 pub mod cluster;
 mod connection;
 pub mod consumers;
+pub mod copies;
 pub mod given_up;
 pub mod health;
 pub mod links;
@@ -59,6 +60,8 @@ pub enum BrokerChange {
     Consumer { stream: String, consumer: String },
     /// A bridge pod reported a change of state, or its numbers moved.
     Report { namespace: String, bridge: String },
+    /// The far side of a link told something of the copy in this stream, or has not been heard of for long.
+    Copy(String),
     /// What the brokers report of themselves changed.
     Health,
     /// A broker has started: it may have missed something.

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    BrokerChange, BrokerError, BrokerEvent, ConnectSpec, MeshBroker, MeshKey, advisories, health, refresh, reports,
+    BrokerChange, BrokerError, BrokerEvent, ConnectSpec, MeshBroker, MeshKey, advisories, copies, health, refresh,
+    reports,
 };
 
 /// Events that may wait for a slow reader; one that falls behind wakes everything instead.
@@ -77,6 +78,7 @@ impl Brokers {
         tokio::spawn(health::run(broker.clone()));
         spawn_listener(key, "advisories", advisories::run(broker.clone()));
         spawn_listener(key, "reports", reports::run(broker.clone()));
+        spawn_listener(key, "copies", copies::run(broker.clone()));
         self.meshes.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), broker.clone());
         broker.announce(BrokerChange::Opened);
         Ok(broker)

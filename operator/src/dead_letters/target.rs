@@ -62,6 +62,11 @@ pub fn check(
         let message = format!("deadLetter: Topic {namespace}/{name} has storage.type None; name one that stores");
         return refuse(Reason::TopicStoresNothing, message);
     }
+    if topic.spec.mirror.is_some() {
+        let message =
+            format!("deadLetter: Topic {namespace}/{name} is a copy, to which nobody publishes; name another");
+        return refuse(Reason::TopicIsCopy, message);
+    }
     let (own, subscription) = namespaced(subscription);
     let Some(subject) = subscription_dead_letters(topic, &own, &subscription) else {
         let message = format!("deadLetter: Topic {namespace}/{name} has no valid subject; look at its conditions");

@@ -72,10 +72,8 @@ pub fn run(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> Parties {
     for subscription in cache.subscriptions.state() {
         collector.subscription(&subscription);
     }
-    for bridge in cache.bridges.state() {
-        if mesh_key(&bridge.spec.mesh, &bridge.namespace().unwrap_or_default()) == *key {
-            collector.bridge(key, &bridge);
-        }
+    for bridge in bridges(cache, key) {
+        collector.bridge(key, &bridge);
     }
     let (rights, mut push) = (collector.rights, collector.push);
     // The cache knows no order, and a Secret is written again only for what has changed.
@@ -89,6 +87,7 @@ pub fn run(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> Parties {
         link::plan::of(cache, mesh).into_iter().filter_map(|(name, link)| Some((name, link.ok()?))).collect();
     let come_in = links.values().flat_map(|link| &link.carried.to_store);
     stored.extend(come_in.filter_map(|one| topics.values().find_map(|topic| stored_by(topic, one))));
+    stored.extend(links.values().flat_map(|link| &link.carried.copies_in).flat_map(|held| held.subjects.clone()));
     Parties { rights, stored, push, links }
 }
 
@@ -96,9 +95,19 @@ pub fn run(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> Parties {
 #[must_use]
 pub fn link_subjects(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> link::plan::Subjects {
     let mut subjects = link::plan::Subjects::default();
-    for topic in topics(cache, key, mesh).values() {
+    let topics = topics(cache, key, mesh);
+    subjects.copies_in = link::copy::held(topics.values().map(|topic| &**topic));
+    let known: BTreeSet<String> = topics.keys().map(|(namespace, name)| names::stream(namespace, name)).collect();
+    for (link, streams) in bridges(cache, key).iter().filter_map(|bridge| link::copy::sent(bridge, &key.namespace)) {
+        subjects.copies_out.entry(link).or_default().extend(streams.intersection(&known).cloned());
+    }
+    for topic in topics.values() {
         let own = crate::subjects::subjects_of(topic);
         let own = own.iter().filter_map(|own| Pattern::parse(own).ok());
+        if topic.spec.mirror.is_some() {
+            subjects.copied.extend(own);
+            continue;
+        }
         if !topic.spec.is_live() {
             subjects.stored.extend(own);
             continue;
@@ -120,6 +129,12 @@ pub fn link_subjects(cache: &Cache, key: &MeshKey, mesh: &EventMesh) -> link::pl
 #[must_use]
 pub fn speaks_mqtt(mesh: &EventMesh) -> bool {
     mesh.spec.listeners.as_ref().is_some_and(|listeners| listeners.mqtt.is_some())
+}
+
+/// The Bridges of a mesh.
+fn bridges(cache: &Cache, key: &MeshKey) -> Vec<Arc<Bridge>> {
+    let of = |bridge: &Bridge| mesh_key(&bridge.spec.mesh, &bridge.namespace().unwrap_or_default()) == *key;
+    cache.bridges.state_filter(of)
 }
 
 type Topics = BTreeMap<(String, String), Arc<Topic>>;
@@ -257,6 +272,8 @@ impl Collector<'_> {
             let wanted = [subject.as_str().to_owned()];
             let index = self.cache.topic_index();
             let topic = index.containing(key, &subject).find_map(|claim| self.topics.get(&claim.topic));
+            // Nobody writes to a copy.
+            let topic = topic.filter(|topic| topic.spec.mirror.is_none());
             let stored = topic.and_then(|topic| Some((topic, stored_by(topic, &subject)?)));
             if let Some((topic, stored)) = stored
                 && covers(topic, &party, Right::Publish, Some(&wanted))
@@ -267,7 +284,8 @@ impl Collector<'_> {
             }
         }
         let dead = bridge.spec.delivery.as_ref().and_then(|delivery| delivery.dead_letter.as_ref());
-        if let Some(topic) = dead.and_then(|dead| self.topics.get(&(namespace.clone(), dead.topic.clone()))) {
+        let dead = dead.and_then(|dead| self.topics.get(&(namespace.clone(), dead.topic.clone())));
+        if let Some(topic) = dead.filter(|topic| topic.spec.mirror.is_none()) {
             let routes = bridge.spec.inbound.iter().flatten().map(|route| &route.name);
             for route in routes.chain(bridge.spec.outbound.iter().flatten().map(|route| &route.name)) {
                 let subject = dead_letter_subject(topic, &namespace, &name, route);
@@ -277,12 +295,18 @@ impl Collector<'_> {
                 }
             }
         }
+        let sent = link::copy::sent(bridge, &key.namespace);
         for route in bridge.spec.outbound.iter().flatten() {
             let of = route.from.namespace.as_ref().unwrap_or(&namespace);
             let Some(topic) = self.topics.get(&(of.clone(), route.from.topic.clone())) else { continue };
             if covers(topic, &party, Right::Subscribe, route.from.filter.as_deref()) {
                 let consumer = names::bridge_consumer(&namespace, &name, &route.name);
-                rights.consume.insert((names::stream(of, &route.from.topic), consumer));
+                let stream = names::stream(of, &route.from.topic);
+                if let Some((link, _)) = &sent {
+                    rights.inspect.insert(stream.clone());
+                    rights.copies.insert((link.clone(), stream.clone()));
+                }
+                rights.consume.insert((stream, consumer));
             }
         }
         self.rights.insert(party, rights);

@@ -28,7 +28,7 @@ use crate::{
     broker::{MeshKey, accounts::AccountToken},
     cache::Cache,
     engine::apply::owner_reference,
-    link::plan::Planned,
+    link::{account::Carried, plan::Planned},
 };
 
 const DEFAULT_MAX_PAYLOAD: i64 = 1 << 20;
@@ -220,7 +220,11 @@ impl Plan {
             let Some(identity) = self.record.identities.get(&name) else { continue };
             let keys = identity.signing_keys(input.now)?;
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let account = rights.account(&mesh, live, &keys, &name, limits(input.mesh));
+            let mut account = rights.account(&mesh, live, &keys, &name, limits(input.mesh));
+            for (link, stream) in &rights.copies {
+                let link = self.record.account_of(&Party::Link { name: link.clone() });
+                account.imports.extend(link.into_iter().flat_map(|link| Carried::copy_imports(link, stream)));
+            }
             self.accounts.extend(push(input, &identity.account, &name, &account)?);
         }
         self.mqtt_account(input, &mesh)?;

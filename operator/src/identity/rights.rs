@@ -14,6 +14,7 @@ use super::{
     },
     live::{self, Live},
 };
+use crate::link::copy;
 
 /// What a party may do in a mesh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Rights {
     pub live: Live,
     /// Streams whose state it may ask for, to tell why nobody takes its events.
     pub inspect: BTreeSet<String>,
+    /// Streams of which it sends copies over a link: the link and the stream.
+    pub copies: BTreeSet<(String, String)>,
     /// Namespace and name of the Bridge that it reports as, and whose lease it may take.
     pub reports_as: Option<(String, String)>,
 }
@@ -94,6 +97,7 @@ impl Rights {
     fn permissions(&self) -> (Permission, Permission) {
         let mut publish: Vec<String> = self.publish.keys().map(|subject| subject.as_str().to_owned()).collect();
         publish.extend(self.own_subjects());
+        publish.extend(self.copies.iter().flat_map(|(_, stream)| copy::sent_subjects(stream)));
         publish.extend(self.live.publish.keys().map(live::outgoing));
         // An empty list would allow everything; its own inbox is harmless, and lets it test its connection.
         publish.push("_INBOX.>".to_owned());
@@ -249,6 +253,7 @@ pub fn exports<'a>(stored: impl Iterator<Item = &'a Pattern>) -> Vec<Export> {
         export(&names::lease_read_subject("*", "*"), ShareKind::Service, one),
         export(NOBODY, ShareKind::Service, one),
     ];
+    exports.extend(copy::exported().iter().map(|subject| export(subject, ShareKind::Service, one)));
     let stored: BTreeSet<&Pattern> = stored.collect();
     for subject in stored {
         exports.push(export(subject.as_str(), ShareKind::Service, one));

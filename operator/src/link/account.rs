@@ -15,8 +15,11 @@
 //! Every arrow between accounts is a service: the broker puts a reply subject of its own for the sender's, so a far side can
 //! send answers nowhere but back to itself.
 
+use std::collections::BTreeSet;
+
 use eventmesh_wire::subject::Pattern;
 
+use super::copy::{Held, sent_subjects};
 use crate::identity::{
     claims::{
         Account, Export, Import, Limits, Permission, ResponseType, Scope, ScopeKind, ShareKind, SigningKey, Template,
@@ -45,6 +48,10 @@ pub struct Carried {
     pub to_live: Vec<Pattern>,
     /// Of what comes in, what goes out again: the link and the subject.
     pub to_link: Vec<(String, Pattern)>,
+    /// Streams of which the other side may keep copies.
+    pub copies_out: BTreeSet<String>,
+    /// Topics here that are copies.
+    pub copies_in: Vec<Held>,
 }
 
 /// Where a Topic that a link exports hands on what it has stored: to the same subject below this.
@@ -68,7 +75,8 @@ impl Carried {
         // Brokers count leaf nodes as connections too; that no client signs in is in the scope.
         let limits = Limits { payload: max_payload, ..Limits::NONE };
         let mut account = Account::new(limits, scopes);
-        account.exports = self.export.iter().map(export).collect();
+        let copies_out = self.copies_out.iter().flat_map(|stream| sent_subjects(stream));
+        account.exports = self.export.iter().map(ToString::to_string).chain(copies_out).map(export).collect();
         let to_store = self.to_store.iter().map(|subject| service(mesh, subject.as_str(), subject.as_str()));
         let to_live = live_account.into_iter().flat_map(|live_account| {
             let to = |subject: &Pattern| service(live_account, &live::handed_over(subject.as_str()), subject.as_str());
@@ -78,7 +86,8 @@ impl Carried {
             let other = of(link)?;
             Some(service(other, subject.as_str(), subject.as_str()))
         });
-        account.imports = to_store.chain(to_live).chain(to_link).collect();
+        let copies_in = self.copies_in.iter().flat_map(|held| held.imports(mesh));
+        account.imports = to_store.chain(to_live).chain(to_link).chain(copies_in).collect();
         account
     }
 
@@ -92,19 +101,26 @@ impl Carried {
         self.from_live.iter().map(move |subject| service(account, subject.as_str(), &live::under_way(subject.as_str())))
     }
 
+    /// What a Bridge that sends copies takes from the account of the link.
+    pub fn copy_imports(account: &str, stream: &str) -> impl Iterator<Item = Import> {
+        sent_subjects(stream).into_iter().map(move |subject| service(account, &subject, &subject))
+    }
+
     /// The rights of the far side's brokers, where they dial: to send what this side imports, to ask for what it exports.
     fn scope(&self, key: &str, max_payload: i64) -> Scope {
-        let allow = |subjects: &[Pattern]| {
-            let allow = subjects.iter().map(ToString::to_string).chain([ANSWERS.to_owned()]).collect();
+        let allow = |subjects: &[Pattern], copies: Vec<String>| {
+            let allow = subjects.iter().map(ToString::to_string).chain(copies).chain([ANSWERS.to_owned()]).collect();
             Permission { allow, deny: Vec::new() }
         };
+        let copies_in = self.copies_in.iter().flat_map(Held::subjects_of_link).collect();
+        let copies_out = self.copies_out.iter().flat_map(|stream| sent_subjects(stream)).collect();
         Scope {
             kind: ScopeKind::User,
             key: key.to_owned(),
             role: "link".to_owned(),
             template: Template {
-                publish: allow(&self.import),
-                subscribe: allow(&self.export),
+                publish: allow(&self.import, copies_in),
+                subscribe: allow(&self.export, copies_out),
                 subs: -1,
                 data: -1,
                 payload: max_payload,
@@ -115,7 +131,7 @@ impl Carried {
     }
 }
 
-fn service(account: &str, subject: &str, local: &str) -> Import {
+pub(super) fn service(account: &str, subject: &str, local: &str) -> Import {
     Import {
         name: subject.to_owned(),
         subject: subject.to_owned(),
@@ -125,11 +141,6 @@ fn service(account: &str, subject: &str, local: &str) -> Import {
     }
 }
 
-fn export(subject: &Pattern) -> Export {
-    Export {
-        name: subject.to_string(),
-        subject: subject.to_string(),
-        kind: ShareKind::Service,
-        response_type: Some(ResponseType::Singleton),
-    }
+fn export(subject: String) -> Export {
+    Export { name: subject.clone(), subject, kind: ShareKind::Service, response_type: Some(ResponseType::Singleton) }
 }

@@ -22,6 +22,8 @@ use futures::StreamExt as _;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
+mod copies;
+
 use super::{
     account::{Carried, handed_on},
     remote::{self, Remote},
@@ -66,6 +68,8 @@ struct Mesh {
     live: Signed,
     parties: BTreeMap<&'static str, (Signed, Live)>,
     links: BTreeMap<&'static str, (Signed, Carried)>,
+    /// Who sends copies: its account, the link and the stream.
+    sender: Option<(Signed, &'static str, &'static str)>,
     /// Signs users who may do everything in the accounts of its links: what a far side could do that means no good.
     evil: Option<KeyPair>,
     leaf_ports: Vec<u16>,
@@ -89,6 +93,7 @@ impl Mesh {
             live: Signed::new(),
             parties: BTreeMap::new(),
             links: BTreeMap::new(),
+            sender: None,
             evil: None,
             leaf_ports,
             brokers: Vec::new(),
@@ -112,7 +117,8 @@ impl Mesh {
         let limits = PartyLimits { max_payload: PAYLOAD, max_connections: 100 };
         let mut own = self.keys.mesh_account();
         let stored: BTreeSet<Pattern> = self.links.values().flat_map(|(_, c)| c.to_store.clone()).collect();
-        own.exports = rights::exports(stored.iter());
+        let copied = self.links.values().flat_map(|(_, c)| &c.copies_in).flat_map(|held| held.subjects.clone());
+        own.exports = rights::exports(stored.into_iter().chain(copied).collect::<BTreeSet<_>>().iter());
         let parties = self.parties.values().map(|(signed, live)| (signed.account.as_str(), live));
         let mut between = live::account(parties);
         let mut all = Vec::new();
@@ -136,6 +142,13 @@ impl Mesh {
             let rights = Rights { live: live_rights.clone(), ..Rights::default() };
             let key = signed.signing.public_key();
             all.push((signed.account.clone(), rights.account(&mesh, live, &[&key], "party", limits)));
+        }
+        if let Some((signed, link, stream)) = &self.sender {
+            let rights = Rights { copies: [((*link).to_owned(), (*stream).to_owned())].into(), ..Rights::default() };
+            let key = signed.signing.public_key();
+            let mut account = rights.account(&mesh, live, &[&key], "sender", limits);
+            account.imports.extend(Carried::copy_imports(&self.links[link].0.account, stream));
+            all.push((signed.account.clone(), account));
         }
         all.extend([(mesh, own), (self.live.account.clone(), between)]);
         all
@@ -204,7 +217,11 @@ impl Mesh {
     }
 
     async fn client(&self, party: &str, broker: usize) -> Result<Client> {
-        let user = self.parties[party].0.user()?;
+        self.client_of(&self.parties[party].0, broker).await
+    }
+
+    async fn client_of(&self, party: &Signed, broker: usize) -> Result<Client> {
+        let user = party.user()?;
         let key = std::sync::Arc::new(KeyPair::from_seed(&user.seed)?);
         let options = ConnectOptions::with_jwt(user.token, move |nonce| {
             let key = key.clone();

@@ -3,6 +3,7 @@
 pub mod account;
 #[cfg(test)]
 mod brokers_tests;
+pub mod copy;
 pub mod credentials;
 pub mod dial;
 pub mod plan;

@@ -5,12 +5,15 @@
 //! every mesh, and none that leads back: a mesh in a ring imports what goes round, so nobody in the ring puts anything in, and
 //! from outside there is no second way in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use eventmesh_crds::{EventMesh, conditions::Reason, link};
 use eventmesh_wire::subject::Pattern;
 
-use super::account::Carried;
+use super::{account::Carried, copy::Held};
 use crate::{
     broker::MeshKey,
     cache::{mesh_key, namespaced},
@@ -56,6 +59,12 @@ pub struct Subjects {
     pub live: Vec<Pattern>,
     /// Of live Topics, what somebody may hear or answer.
     pub heard: Vec<Pattern>,
+    /// Of Topics that are copies: stored, and nothing else comes in there.
+    pub copied: Vec<Pattern>,
+    /// The copies, by link.
+    pub copies_in: BTreeMap<String, Vec<Held>>,
+    /// Streams of which there are copies at the other side, by link.
+    pub copies_out: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A link whose lists are good.
@@ -251,13 +260,15 @@ fn carried(lists: &Lists<'_>, all: &[&Lists<'_>], subjects: &Subjects) -> Carrie
         passed.map(|out| (other.link.name.clone(), out.clone()))
     });
     Carried {
-        from_store: both(&own, &subjects.stored),
+        from_store: both(&own, &[subjects.stored.as_slice(), &subjects.copied].concat()),
         from_live: both(&own, &subjects.live),
         to_store: both(&lists.import, &subjects.stored),
         to_live: both(&lists.import, &subjects.heard),
         to_link: to_link.collect(),
         export: lists.export.clone(),
         import: lists.import.clone(),
+        copies_in: subjects.copies_in.get(&lists.link.name).cloned().unwrap_or_default(),
+        copies_out: subjects.copies_out.get(&lists.link.name).cloned().unwrap_or_default(),
     }
 }
 
@@ -304,7 +315,7 @@ mod tests {
 
     fn subjects(stored: &[&str], heard: &[&str]) -> Subjects {
         let parse = |all: &[&str]| all.iter().map(|one| Pattern::parse(one).expect("a pattern")).collect::<Vec<_>>();
-        Subjects { stored: parse(stored), live: parse(heard), heard: parse(heard) }
+        Subjects { stored: parse(stored), live: parse(heard), heard: parse(heard), ..Subjects::default() }
     }
 
     /// The plan of the first of these meshes.

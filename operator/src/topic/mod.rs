@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod execute;
+mod mirror;
 mod plan;
 pub mod resolve;
 mod status;

@@ -191,6 +191,7 @@ mod tests {
             ]),
             topics: BTreeMap::new(),
             stores: BTreeMap::new(),
+            copies: std::collections::BTreeSet::new(),
             refused: BTreeMap::new(),
         }
     }

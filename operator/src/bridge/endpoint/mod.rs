@@ -3,6 +3,7 @@
 mod amqp;
 mod http;
 mod kafka;
+mod link;
 mod mqtt;
 mod nats;
 
@@ -37,6 +38,9 @@ pub(super) fn run(bridge: &Bridge, resolved: &Resolved) -> Result<wire::Endpoint
     }
     if let Some(nats) = &endpoint.nats {
         return nats::run(nats, resolved).map(wire::EndpointConfig::Nats);
+    }
+    if let Some(link) = &endpoint.link {
+        return link::run(bridge, link, resolved).map(wire::EndpointConfig::Link);
     }
     // The API server lets no Bridge without an endpoint through.
     Err(unresolved(Reason::InvalidSpec, "spec.endpoint names no endpoint".to_owned()))

@@ -51,7 +51,7 @@ fn credentials(named: &NatsCredentials, resolved: &Resolved) -> Result<wire::Nat
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use eventmesh_crds::common::LocalRef;
 
@@ -67,6 +67,7 @@ mod tests {
             secrets: BTreeMap::from([("s".to_owned(), Some(data))]),
             topics: BTreeMap::new(),
             stores: BTreeMap::new(),
+            copies: BTreeSet::new(),
             refused: BTreeMap::new(),
         }
     }
