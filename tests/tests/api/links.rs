@@ -22,11 +22,11 @@ use crate::object;
 const SOON: Duration = Duration::from_secs(30);
 
 /// The address of the brokers of a mesh, such as `a1`.
-fn address(mesh: &str) -> Result<String> {
+pub(super) fn address(mesh: &str) -> Result<String> {
     Ok(format!("127.0.0.{}", u8::from_str_radix(mesh, 16)?))
 }
 
-fn mesh(name: &str, listens: bool, links: &str) -> String {
+pub(super) fn mesh(name: &str, listens: bool, links: &str) -> String {
     let listeners = if listens { "  listeners: {leaf: {}}\n" } else { "" };
     let number = u8::from_str_radix(name, 16).unwrap_or_default();
     // By one its broker is dialled, by the other the operator reaches it.
@@ -35,12 +35,12 @@ fn mesh(name: &str, listens: bool, links: &str) -> String {
     object("EventMesh", name, &format!("{brokers}{listeners}  links:\n{links}"))
 }
 
-fn link(name: &str, to: &str, lists: &str) -> String {
+pub(super) fn link(name: &str, to: &str, lists: &str) -> String {
     format!("  - {{name: {name}, to: {{mesh: {{name: {to}}}}}, {lists}}}\n")
 }
 
 /// A stack with a namespace for the meshes.
-fn linked(name: &str, test: impl AsyncFnOnce(&mut Stack, &Namespace) -> Result<()>) -> Result<()> {
+pub(super) fn linked(name: &str, test: impl AsyncFnOnce(&mut Stack, &Namespace) -> Result<()>) -> Result<()> {
     eventmesh_tests::RUNTIME.block_on(async {
         let mut stack = Stack::with_brokers_at(name, |port| format!("nats://[::ffff:7f00:{{mesh}}]:{port}")).await?;
         let kube = stack.kube.clone();
@@ -69,7 +69,7 @@ pub(crate) async fn status(
 }
 
 /// A broker of a mesh, which finds the others where this machine has them.
-async fn start(stack: &Stack, ns: &Namespace, mesh: &str, leaf: u16) -> Result<MeshBroker> {
+pub(super) async fn start(stack: &Stack, ns: &Namespace, mesh: &str, leaf: u16) -> Result<MeshBroker> {
     let service = |far: &str| Ok((format!("{far}-leaf.{}.svc:7422", ns.name), format!("{}:{leaf}", address(far)?)));
     let services = ["a1", "b1"].into_iter().map(service).collect::<Result<Vec<_>>>()?;
     let place = Place { host: address(mesh)?, port: stack.broker_port(), leaf };

@@ -13,6 +13,7 @@ mod injection;
 mod leaks;
 mod links;
 mod meshes;
+mod mirrors;
 mod refusals;
 mod remote_links;
 mod rolls;
