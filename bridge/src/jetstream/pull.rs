@@ -85,7 +85,8 @@ impl Pull {
     ) -> Result<Self, PullError> {
         let asked_for = room.num_permits();
         let request = json!({"batch": asked_for, "expires": u64::try_from(LASTS.as_nanos()).unwrap_or(u64::MAX)});
-        let sent = client.publish_with_reply(subject.to_owned(), inbox.subject.clone(), request.to_string().into()).await;
+        let sent =
+            client.publish_with_reply(subject.to_owned(), inbox.subject.clone(), request.to_string().into()).await;
         sent.map_err(PullError::failed)?;
         Ok(Self { inbox, room, asked_for, overdue: Instant::now() + LASTS + GRACE })
     }

@@ -282,7 +282,7 @@ fn explain(event: &Event) -> MeshError {
     ]
     .iter()
     .any(|word| said.to_lowercase().contains(word));
-    let message = if refused { format!("it refuses the bridge's credentials ({said})") } else { said };
+    let message = if refused { format!("it refuses the credentials ({said})") } else { said };
     MeshError { message, refused }
 }
 

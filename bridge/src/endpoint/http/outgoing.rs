@@ -89,7 +89,10 @@ pub fn binary<'e>(event: impl Iterator<Item = (&'e str, &'e str)>, origin: &Orig
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         let attribute = attribute_name(name.as_str()).is_some();
         let once = attribute || name == CONTENT_TYPE;
-        if (once && headers.contains_key(&name)) || (attribute && value.is_empty()) || NOT_THE_EVENTS.contains(&name.as_str()) {
+        if (once && headers.contains_key(&name))
+            || (attribute && value.is_empty())
+            || NOT_THE_EVENTS.contains(&name.as_str())
+        {
             continue;
         }
         let value = if attribute { attribute_value(value) } else { HeaderValue::from_bytes(value.as_bytes()).ok() };

@@ -97,7 +97,8 @@ impl Connections {
     /// Works on what is left of an answer; the connection is kept where it can take another request.
     pub async fn finish<T>(&self, answer: Answer, work: impl AsyncFnOnce(Response<Incoming>) -> T) -> T {
         let Answer { response, mut line } = answer;
-        let done = if response.body().is_end_stream() { work(response).await } else { line.drive(work(response)).await };
+        let done =
+            if response.body().is_end_stream() { work(response).await } else { line.drive(work(response)).await };
         if line.is_free().await {
             self.lock().push(Idle { line, since: Instant::now() });
         }
@@ -121,8 +122,7 @@ impl Connections {
         let connecting = async {
             let socket = TcpStream::connect(self.address).await.map_err(|error| self.unreached(&error))?;
             socket.set_nodelay(true).map_err(|error| self.unreached(&error))?;
-            let (sender, connection) =
-                handshake(TokioIo::new(socket)).await.map_err(|error| self.unreached(&error))?;
+            let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|error| self.unreached(&error))?;
             Ok(Box::new(Line { sender, connection: Some(connection) }))
         };
         timeout(CONNECT_TIMEOUT, connecting).await.map_err(|late| self.unreached(&late))?

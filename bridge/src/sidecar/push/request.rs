@@ -11,9 +11,9 @@ use hyper::{Method, Request, Uri};
 use tokio::time::timeout;
 
 use super::connections::{Answer, Connections};
+use crate::endpoint::http::answer;
 use crate::endpoint::http::exchange::{self, Trouble};
 use crate::endpoint::http::outgoing::{self, Origin};
-use crate::endpoint::http::answer;
 use crate::jetstream::Told;
 use crate::route::may_cross;
 
@@ -129,7 +129,8 @@ impl Target {
             return Fate::Taken;
         }
         let wait = exchange::wait_asked_for(&answer.response);
-        let complaint = self.connections.finish(answer, async |response| exchange::complaint(name, response).await).await;
+        let complaint =
+            self.connections.finish(answer, async |response| exchange::complaint(name, response).await).await;
         if exchange::asks_for_rest(status) { Fate::SlowDown(wait, complaint) } else { Fate::Refused(complaint) }
     }
 
