@@ -188,11 +188,11 @@ impl Mesh {
             let mut extra = format!(
                 "{trust}leafnodes {{\n  listen: \"127.0.0.1:{leaf}\"\n  no_advertise: true\n  reconnect: 1\n{remotes}}}\n"
             );
-            if routes.len() > 1 {
-                let own = routes[index];
-                let _ =
-                    writeln!(extra, "cluster {{ name: {}, listen: \"127.0.0.1:{own}\", routes: [{urls}] }}", self.name);
-            }
+            let (name, own) = (self.name, routes[index]);
+            let _ = match routes.len() {
+                1 => writeln!(extra, "cluster {{ name: {name} }}"),
+                _ => writeln!(extra, "cluster {{ name: {name}, listen: \"127.0.0.1:{own}\", routes: [{urls}] }}"),
+            };
             self.brokers.push(Nats::named(folder, &format!("{}-{index}", self.name), &extra).await?);
         }
         Ok(())
@@ -504,6 +504,34 @@ fn nothing_crosses_that_nobody_wants_or_that_is_not_exported() {
         publish(&source, "orders.a.x", 0..1).await?;
         holds(&target, "shop_all", 1).await?;
         ensure!(stored(&target, "shop_all").await? == 1 && a.sent().await? > 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_mesh_that_dials_both_its_neighbours_passes_on() {
+    run(async {
+        let orders = patterns(&["orders.>"]);
+        let out = Carried { export: orders.clone(), from_store: orders.clone(), ..Carried::default() };
+        let into = Carried { import: orders.clone(), to_store: orders.clone(), ..Carried::default() };
+        let arriving = passing(Carried { import: orders.clone(), ..Carried::default() }, &[("c", "orders.>")]);
+        let leaving = Carried { export: orders, ..Carried::default() };
+        let mut a = Mesh::new("a", 1)?.link("b", out);
+        let mut b = Mesh::new("b", 1)?.link("a", arriving).link("c", leaving);
+        let mut c = Mesh::new("c", 1)?.link("b", into);
+        a.start(&[]).await?;
+        c.start(&[]).await?;
+        b.start(&[("a", &a, "b"), ("c", &c, "b")]).await?;
+        b.linked(2).await?;
+        let (source, target) = (a.store(0).await?, c.store(0).await?);
+        topic(&target, "shop_orders", &["orders.>"], 1).await?;
+        topic(&source, "shop_orders", &["orders.>"], 1).await?;
+        publish(&source, "orders.x", 0..100).await?;
+        let all = holds(&target, "shop_orders", 100).await;
+        all.with_context(|| format!("{}{}{}", a.logs(), b.logs(), c.logs()))?;
+        publish(&source, "orders.last", 0..1).await?;
+        holds(&target, "shop_orders", 101).await?;
+        ensure!(messages(&target, "shop_orders").await?.len() == 101);
         Ok(())
     });
 }

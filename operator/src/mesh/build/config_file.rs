@@ -95,6 +95,10 @@ fn settings(mesh: &ValidMesh) -> String {
     file.push_str(&listeners::config(mesh));
     if is_cluster(mesh) {
         let _ = writeln!(file, "include \"./{CLUSTER_FILE}\"");
+    } else {
+        // By the name others tell it from other meshes: a broker that dials two without a name takes them for one, and passes nothing on
+        // from one to the other. Without a port it is no cluster.
+        let _ = writeln!(file, "cluster {{ name: \"{}\" }}", mesh.key.name);
     }
     for (key, value) in &mesh.extra_config {
         // The broker's configuration language takes JSON values.
