@@ -17,7 +17,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 fn refused(route: &RouteReport) -> bool {
-    route.state == RouteState::Failed && says(route, "refuses the bridge's credentials")
+    route.state == RouteState::Failed && says(route, "refuses the credentials")
 }
 
 /// Gives the bridge credentials, and waits until it says that it runs with them.

@@ -215,7 +215,7 @@ async fn wrong_mesh_credentials_are_told_and_can_be_corrected(#[case] ingest: &s
     config["mesh"]["credentials"] = forged.as_config();
     let bridge = start(&config);
     let told = |route: &eventmesh_wire::report::RouteReport| {
-        route.state == RouteState::Failed && says(route, "refuses the bridge's credentials")
+        route.state == RouteState::Failed && says(route, "refuses the credentials")
     };
     bridge.route("in", "word about the credentials", told).await.unwrap();
     let report = bridge.report().await.unwrap();

@@ -126,7 +126,7 @@ async fn renewed_credentials_are_taken_up_before_the_old_ones_end() {
 async fn an_application_never_hears_that_credentials_are_refused() {
     let world = World::unbound("").await;
     world.bind(&world.accounts.forged().unwrap(), None);
-    world.sidecar.is(503, "refuses the bridge's credentials").await.unwrap();
+    world.sidecar.is(503, "refuses the credentials").await.unwrap();
     let mut client = world.raw().await;
     client.info().await;
     client.say("CONNECT {\"verbose\":false}\r\nPING\r\n").await;
