@@ -110,6 +110,10 @@ test-bridges: tools release ## every kind of endpoint, both ways, with kills, re
 	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_bridges
 	@target/debug/test_bridges $(ROWS)
 
+.PHONY: test-operations
+test-operations: up operations-build ## rolls, growth, drains and losses under 2,000 events/s, and what was lost; ROWS to choose
+	@target/debug/test_operations $(ROWS)
+
 .PHONY: bench-bridge
 bench-bridge: tools release ## events a second, latency and memory of each kind of bridge, beside the client libraries alone
 	@$(STEP) "compile the benchmark" cargo build --quiet --release --package eventmesh-tests --bin bench_bridge
@@ -159,6 +163,10 @@ release:
 .PHONY: broker
 broker:
 	@$(STEP) "broker image" broker-image/build
+
+.PHONY: operations-build
+operations-build:
+	@$(STEP) "compile the trial of operations" cargo build --quiet --package eventmesh-tests --bin test_operations
 
 .PHONY: demo-build
 demo-build:

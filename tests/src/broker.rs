@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::{
-    Client, HeaderMap,
+    Client, ConnectOptions, HeaderMap,
     jetstream::{self, consumer::PullConsumer},
 };
 use bytes::Bytes;
@@ -31,14 +31,22 @@ pub struct Broker {
 
 impl Broker {
     pub async fn connect(server: &str, login: &Login) -> Result<Self> {
-        let mut options = login.options()?;
+        Self::connect_with(server, login, |options| options.connection_timeout(Duration::from_secs(10))).await
+    }
+
+    /// The same with other settings of the connection.
+    pub async fn connect_with(
+        server: &str,
+        login: &Login,
+        set: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Self> {
+        let mut options = set(login.options()?);
         if let Some(authority) = &login.ca {
             options = options.require_tls(true).tls_client_config(tls::trusting(authority)?);
         }
         let client = options
             .name("tests")
             .max_reconnects(None)
-            .connection_timeout(Duration::from_secs(10))
             .connect(server)
             .await
             .with_context(|| format!("cannot connect to {server}"))?;

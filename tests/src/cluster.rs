@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use async_nats::ConnectOptions;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Pod, Service},
@@ -28,6 +29,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_mins(5);
 /// How long a Service may take to lead to pods that are ready.
 const SERVICE: Duration = Duration::from_mins(1);
+
+/// How long a broker may take to let a client in.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where the operator runs.
 pub const OPERATOR_NAMESPACE: &str = "eventmesh-system";
@@ -93,12 +97,22 @@ impl Cluster {
 
     /// A connection to the brokers of a mesh with the rights of the operator.
     pub async fn broker(&self, namespace: &Namespace, mesh: &str) -> Result<Broker> {
+        self.broker_with(namespace, mesh, |options| options.connection_timeout(CONNECT)).await
+    }
+
+    /// The same with other settings of the connection.
+    pub async fn broker_with(
+        &self,
+        namespace: &Namespace,
+        mesh: &str,
+        set: fn(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Broker> {
         let address = self.broker_address(namespace, mesh).await?;
         // The Service follows the readiness of its pods a moment later.
         wait::eventually("connection to the brokers", SERVICE, async || {
             // Read each time: it may have been replaced while the connection was tried.
             let login = Login::operator(namespace, mesh).await.map_err(|error| format!("{error:#}"))?;
-            Broker::connect(&address, &login).await.map(Some).map_err(|error| format!("{error:#}"))
+            Broker::connect_with(&address, &login, set).await.map(Some).map_err(|error| format!("{error:#}"))
         })
         .await
     }

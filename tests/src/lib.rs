@@ -14,6 +14,7 @@
 //! - [`attack`]: what must not work, tried as each kind of identity.
 //! - [`bench`]: how fast bridges and client libraries are.
 //! - [`ledger`], [`flow`]: what was sent and received, and what follows from it.
+//! - [`operations`]: what operations do to a mesh under load.
 //! - [`accounts`]: the example of that name, without a cluster and on one.
 
 pub mod accounts;
@@ -36,6 +37,7 @@ pub mod ledger;
 pub mod mesh_broker;
 pub mod mqtt;
 pub mod objects;
+pub mod operations;
 pub mod paths;
 pub mod pod_security;
 pub mod process;

@@ -7,6 +7,7 @@ mod accounts;
 mod endpoints;
 mod faults;
 mod lifecycle;
+mod operations;
 mod routes;
 mod stories;
 mod tls;
