@@ -18,6 +18,7 @@ use std::{
 };
 
 use eventmesh_crds::EventMesh;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt;
 use tracing::debug;
 
@@ -37,6 +38,7 @@ use build::names;
 use certificates::{Files, Found, Plan, Seen, plan::until};
 use resolve::Resolved;
 use status::Reached;
+use take_up::TakeUp;
 use validate::ValidMesh;
 
 pub use resolve::outside_secret;
@@ -111,12 +113,7 @@ impl Controller for MeshController {
         let applied = Box::pin(apply::run(context, &desired)).await?;
         forget_links(context, &mesh, &valid).await?;
         connect(context, &valid, resolved.keys.keys, files).await?;
-        let wanted = take_up::Wanted {
-            certificates: &files.revision(),
-            configuration: &configuration,
-            started_with: build::stateful_set::started_with(&desired.stateful_set),
-        };
-        let take_up = take_up::run(context, &valid, &wanted).await?;
+        let take_up = take_up(context, &valid, files, &configuration, &desired.stateful_set).await?;
         let observed = mesh.status.as_ref().and_then(|status| status.observed_generation);
         if context.brokers.is_starting(&valid.key) && observed.is_some() && observed == mesh.metadata.generation {
             return Ok(Outcome::Progressing);
@@ -132,13 +129,9 @@ impl Controller for MeshController {
         status::write(context, &mesh, verdicts, Reached { certificates: Some(&plan), restart, links }).await?;
         // After the status: what is done is always written down.
         roll::execute::run(context, &valid.key, &roll).await?;
-        if volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete() {
-            return Ok(Outcome::Progressing);
-        }
-        Ok(roll
-            .outcome()
-            .or_else(|| scale.outcome())
-            .unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
+        let slow = volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete();
+        let slow = slow.then_some(Outcome::Progressing).or_else(|| roll.outcome()).or_else(|| scale.outcome());
+        Ok(slow.unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
     }
 }
 
@@ -194,6 +187,22 @@ impl MeshController {
         }
         Ok(plan)
     }
+}
+
+/// Makes the brokers that run use the certificates and the configuration that they should.
+async fn take_up(
+    context: &Context,
+    valid: &ValidMesh,
+    files: &Files,
+    configuration: &[String],
+    set: &StatefulSet,
+) -> Result<TakeUp, Error> {
+    let wanted = take_up::Wanted {
+        certificates: &files.revision(),
+        configuration,
+        started_with: build::stateful_set::started_with(set),
+    };
+    take_up::run(context, valid, &wanted).await
 }
 
 /// What the brokers say of their links; nobody asks them where there are none.

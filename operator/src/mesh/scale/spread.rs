@@ -30,13 +30,13 @@ struct Load {
 pub fn run(groups: &[Group], brokers: &[String]) -> Vec<Move> {
     let mut loads = loads(groups);
     let mut moves = Vec::new();
-    let mut moved = BTreeSet::new();
+    let mut done = BTreeSet::new();
     while moves.len() < AT_ONCE {
-        let Some((index, from, to)) = next(&loads, brokers, &moved) else { break };
+        let Some((index, from, to)) = next(&loads, brokers, &done) else { break };
         let load = &mut loads[index];
         load.members.remove(&from);
         load.members.insert(to);
-        moved.insert(load.stream.clone());
+        done.insert(load.stream.clone());
         moves.push(Move { stream: load.stream.clone(), from });
     }
     moves
@@ -59,7 +59,7 @@ fn loads(groups: &[Group]) -> Vec<Load> {
 }
 
 /// The next move: whose copy leaves which broker, and where it will go.
-fn next(loads: &[Load], brokers: &[String], moved: &BTreeSet<String>) -> Option<(usize, String, String)> {
+fn next(loads: &[Load], brokers: &[String], done: &BTreeSet<String>) -> Option<(usize, String, String)> {
     let has = |broker: &String| -> usize {
         loads.iter().filter(|load| load.members.contains(broker)).map(|load| load.weight).sum()
     };
@@ -67,7 +67,7 @@ fn next(loads: &[Load], brokers: &[String], moved: &BTreeSet<String>) -> Option<
     let most = *filled.values().max()?;
     let fullest = brokers.iter().filter(|broker| filled[broker.as_str()] == most);
     let may_go = fullest.flat_map(|from| {
-        let of_it = move |(_, load): &(usize, &Load)| load.members.contains(from) && !moved.contains(&load.stream);
+        let of_it = move |(_, load): &(usize, &Load)| load.members.contains(from) && !done.contains(&load.stream);
         loads.iter().enumerate().filter(of_it).map(move |(index, load)| (index, load, from))
     });
     let moves = may_go.filter_map(|(index, load, from)| {
