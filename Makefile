@@ -114,6 +114,17 @@ test-bridges: tools release ## every kind of endpoint, both ways, with kills, re
 test-operations: up operations-build ## rolls, growth, drains and losses under 2,000 events/s, and what was lost; ROWS to choose
 	@target/debug/test_operations $(ROWS)
 
+.PHONY: test-links
+test-links: up far ## links over two clusters: star of five sites, chain, interest, an outage; EVENTS (2000) a flow, OUTAGE (60) seconds
+	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_links
+	@target/debug/test_links
+
+# The second cluster, with the operator on it.
+.PHONY: far
+far: tools images
+	@$(STEP) "far cluster up" env CLUSTER=far tests/cluster/up
+	@$(STEP) "operator installed there" env CLUSTER=far tests/tools/install
+
 .PHONY: bench-bridge
 bench-bridge: tools release ## events a second, latency and memory of each kind of bridge, beside the client libraries alone
 	@$(STEP) "compile the benchmark" cargo build --quiet --release --package eventmesh-tests --bin bench_bridge

@@ -49,8 +49,13 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster that `.build/cluster/env` names.
     pub async fn connect() -> Result<Self> {
-        let file = paths::repository().join(".build/cluster/env");
-        let text = std::fs::read_to_string(&file).context("there is no cluster: run `make up`")?;
+        Self::connect_to("cluster").await.context("run `make up`")
+    }
+
+    /// The cluster whose files are in this folder of `.build`: `cluster-far` is the second.
+    pub async fn connect_to(folder: &str) -> Result<Self> {
+        let file = paths::repository().join(".build").join(folder).join("env");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("there is no {folder}"))?;
         let env: BTreeMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
         let value = |name: &str| env.get(name).copied().unwrap_or_default().to_owned();
         let kubeconfig = PathBuf::from(value("KUBECONFIG"));
@@ -115,6 +120,11 @@ impl Cluster {
             Broker::connect_with(&address, &login, set).await.map(Some).map_err(|error| format!("{error:#}"))
         })
         .await
+    }
+
+    /// A connection to brokers that are there, as somebody else.
+    pub async fn broker_as(&self, namespace: &Namespace, mesh: &str, login: &Login) -> Result<Broker> {
+        Broker::connect(&self.broker_address(namespace, mesh).await?, login).await
     }
 
     async fn broker_address(&self, namespace: &Namespace, mesh: &str) -> Result<String> {

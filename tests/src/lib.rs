@@ -15,6 +15,7 @@
 //! - [`bench`]: how fast bridges and client libraries are.
 //! - [`ledger`], [`flow`]: what was sent and received, and what follows from it.
 //! - [`operations`]: what operations do to a mesh under load.
+//! - [`links`]: events over links between meshes of two clusters.
 //! - [`accounts`]: the example of that name, without a cluster and on one.
 
 pub mod accounts;
@@ -34,6 +35,7 @@ pub mod identity;
 pub mod image;
 pub mod kafka;
 pub mod ledger;
+pub mod links;
 pub mod mesh_broker;
 pub mod mqtt;
 pub mod objects;
