@@ -35,9 +35,10 @@ impl Cluster {
 
     /// Those of the namespace, or of all.
     pub async fn meshes(&self, all: bool) -> Result<Vec<EventMesh>, Error> {
-        let api = match all {
-            true => Api::<EventMesh>::all(self.client.clone()),
-            false => Api::namespaced(self.client.clone(), &self.namespace),
+        let api = if all {
+            Api::<EventMesh>::all(self.client.clone())
+        } else {
+            Api::namespaced(self.client.clone(), &self.namespace)
         };
         Ok(api.list(&ListParams::default()).await.map_err(refused("list EventMeshes"))?.items)
     }

@@ -58,7 +58,10 @@ pub fn duration(seconds: i64) -> String {
     });
     let parts: Vec<(i64, &str)> = parts.collect();
     let shown = parts.iter().enumerate().filter(|(index, (count, _))| *index == 0 || *count > 0);
-    shown.map(|(_, (count, name))| format!("{count}{name}")).collect()
+    shown.fold(String::new(), |mut text, (_, (count, name))| {
+        let _ = write!(text, "{count}{name}");
+        text
+    })
 }
 
 #[cfg(test)]

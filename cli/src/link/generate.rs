@@ -111,7 +111,7 @@ fn named(mesh: &EventMesh, balancer: &[String], host: &str) -> bool {
         Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
         None => name.eq_ignore_ascii_case(host),
     };
-    let always = ["localhost", "127.0.0.1"].contains(&host) || host.ends_with(".svc");
+    let always = ["localhost", "127.0.0.1"].contains(&host) || host.rsplit('.').next() == Some("svc");
     always || tls.server_names.iter().flatten().any(matches) || balancer.iter().any(matches)
 }
 

@@ -42,18 +42,14 @@ pub fn place(mesh: &EventMesh, link: &Link) -> Result<(String, About), Error> {
         return Err(Error::LeadsHere { mesh: place_of(mesh), link: link.name.clone(), to });
     }
     let remote = link.to.remote.clone().unwrap_or_default();
-    Ok(match remote.secret {
-        Some(secret) => {
-            let tls = remote.urls.iter().flatten().any(|url| url.starts_with("tls://"));
-            let place = format!("{namespace}/{}", secret.name);
-            (secret.name, About::Copy { place, link: link.name.clone(), tls })
-        }
-        None => {
-            let name = link_secret::name(&mesh.name_any(), &link.name);
-            let place = format!("{namespace}/{name}");
-            (name, About::Issued { place, link: link.clone(), tls: mesh.spec.has_tls() })
-        }
-    })
+    if let Some(secret) = remote.secret {
+        let tls = remote.urls.iter().flatten().any(|url| url.starts_with("tls://"));
+        let place = format!("{namespace}/{}", secret.name);
+        return Ok((secret.name, About::Copy { place, link: link.name.clone(), tls }));
+    }
+    let name = link_secret::name(&mesh.name_any(), &link.name);
+    let place = format!("{namespace}/{name}");
+    Ok((name, About::Issued { place, link: link.clone(), tls: mesh.spec.has_tls() }))
 }
 
 /// Tells all that can be told.

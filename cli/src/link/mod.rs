@@ -31,13 +31,11 @@ pub async fn generate(access: &Access, wanted: &Generate) -> Result<Answer, Erro
     let link = generate::dialled(&mesh, &wanted.link)?;
     let name = link_secret::name(&wanted.mesh, &wanted.link);
     let place = format!("{}/{name}", cluster.namespace);
-    let found = match cluster.secret(&name).await? {
-        Some(secret) => Some(secret),
-        None => {
-            let _ = writeln!(io::stderr(), "waiting for Secret {place}, which the operator makes");
-            cluster.await_secret(&name, wanted.timeout).await?
-        }
-    };
+    let mut found = cluster.secret(&name).await?;
+    if found.is_none() {
+        let _ = writeln!(io::stderr(), "waiting for Secret {place}, which the operator makes");
+        found = cluster.await_secret(&name, wanted.timeout).await?;
+    }
     let Some(found) = found else {
         // What it said before the wait may be out of date.
         let why = list::standing(&cluster.mesh(&wanted.mesh).await?, &wanted.link);
