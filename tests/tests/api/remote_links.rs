@@ -100,10 +100,10 @@ fn a_mesh_of_another_cluster_dials_with_what_the_command_line_has_written() -> R
         let generate = ["link", "generate", "office", "plant", "--url", &url, "--secret", "head-office"];
         let (written, hub) = tokio::try_join!(office.cli.write(&generate), office.broker())?;
         let entry = office.cli.write(&[&generate[..], &["--output", "entry"]].concat()).await?;
-        let indented: String = entry.lines().map(|line| format!("  {line}\n")).collect();
+        let indented = entry.trim_end().replace('\n', "\n  ");
 
         plant.ns.apply(&written).await?;
-        plant.apply(&format!("  links:\n{indented}")).await?;
+        plant.apply(&format!("  links:\n  {indented}\n")).await?;
         let mut spoke = plant.broker().await?;
         plant.ns.secret("floor-links", "office.creds").await?;
         dials(plant, &url).await?;
