@@ -4,6 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
+use eventmesh_crds::EventMesh;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use crate::{
@@ -37,6 +38,13 @@ pub struct MeshBroker {
     process: Option<Child>,
 }
 
+/// Whether the operator has made files of the spec as it is, and not only of one before.
+fn is_programmed(mesh: &EventMesh) -> Option<()> {
+    let mut conditions = mesh.status.as_ref()?.conditions.iter();
+    let told = conditions.find(|condition| condition.type_ == "Programmed" && condition.status == "True")?;
+    (told.observed_generation == mesh.metadata.generation).then_some(())
+}
+
 impl MeshBroker {
     /// Starts one once the operator has made its files.
     pub async fn start(namespace: &Namespace, mesh: &str, place: Place, services: &[(String, String)]) -> Result<Self> {
@@ -48,6 +56,7 @@ impl MeshBroker {
             folder: paths::scratch(&format!("broker-{mesh}"))?,
             process: None,
         };
+        namespace.until::<EventMesh, _>(mesh, "one whose files are those of its spec", is_programmed).await?;
         broker.restart().await?;
         Ok(broker)
     }
