@@ -88,7 +88,9 @@ pub(super) async fn run(broker: Arc<MeshBroker>) -> Result<(), BrokerError> {
             }
             _ = ticks.tick() => {
                 let due = lock(&broker).sweep(Instant::now());
-                due.into_iter().for_each(|stream| broker.announce(BrokerChange::Copy(stream)));
+                for stream in due {
+                    broker.announce(BrokerChange::Copy(stream));
+                }
             }
         }
     }

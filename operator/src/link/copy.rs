@@ -94,7 +94,8 @@ pub fn taken_by<'a>(topic: &Topic, mut all: impl Iterator<Item = &'a Topic>) -> 
 #[must_use]
 pub fn held<'a>(topics: impl Iterator<Item = &'a Topic> + Clone) -> BTreeMap<String, Vec<Held>> {
     let mut all: BTreeMap<String, Vec<Held>> = BTreeMap::new();
-    for topic in topics.clone().filter(|topic| taken_by(topic, topics.clone()).is_none()) {
+    let others = topics.clone();
+    for topic in topics.filter(|topic| taken_by(topic, others.clone()).is_none()) {
         let Some((link, source)) = source(topic) else { continue };
         let subjects = subjects_of(topic).iter().filter_map(|subject| Pattern::parse(subject).ok()).collect();
         all.entry(link.to_owned()).or_default().push(Held { source, topic: namespaced(topic), subjects });

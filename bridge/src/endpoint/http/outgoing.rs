@@ -69,7 +69,7 @@ impl Outgoing {
             HttpMode::Structured => {
                 let attributes = attributes(event, origin);
                 let body = structured(attributes, header(event, cloudevents::CONTENT_TYPE), payload);
-                Self { headers: without_event(headers), body: body.into(), id }
+                Self { headers: without_event(&headers), body: body.into(), id }
             }
         }
     }
@@ -121,10 +121,10 @@ pub fn binary<'e>(event: impl Iterator<Item = (&'e str, &'e str)>, origin: &Orig
 }
 
 /// What a request in structured mode keeps of the head: the event is in its body.
-fn without_event(headers: HeaderMap) -> HeaderMap {
+fn without_event(headers: &HeaderMap) -> HeaderMap {
     let mut rest = HeaderMap::with_capacity(headers.len());
     rest.insert(CONTENT_TYPE, HeaderValue::from_static("application/cloudevents+json; charset=utf-8"));
-    for (name, value) in &headers {
+    for (name, value) in headers {
         if attribute_name(name.as_str()).is_none() && name != CONTENT_TYPE {
             rest.append(name, value.clone());
         }
