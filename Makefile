@@ -111,7 +111,7 @@ test-bridges: tools release ## every kind of endpoint, both ways, with kills, re
 	@target/debug/test_bridges $(ROWS)
 
 .PHONY: test-operations
-test-operations: up operations-build ## rolls, growth, drains and losses under 2,000 events/s, and what was lost; ROWS to choose
+test-operations: up broker-before operations-build ## rolls, growth, drains and losses under 2,000 events/s, and what was lost; ROWS to choose
 	@target/debug/test_operations $(ROWS)
 
 .PHONY: test-links
@@ -174,6 +174,11 @@ release:
 .PHONY: broker
 broker:
 	@$(STEP) "broker image" broker-image/build
+
+# The version that brokers come from and go back to.
+.PHONY: broker-before
+broker-before: up
+	@$(STEP) "broker image of the version before" tests/tools/install broker-before
 
 .PHONY: operations-build
 operations-build:

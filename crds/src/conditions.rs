@@ -93,7 +93,7 @@ reasons! {
     RollingOut: "A change is being rolled out to the brokers one by one; the message says what is under way, or what the next restart waits for.",
     Scaling: "The mesh gets more brokers, or fewer; the message says what is under way, or what the next step waits for. Events flow meanwhile. Brokers that are to go are emptied first.",
     ScaleBlocked: "Brokers cannot be taken away: the message lists what the others could not hold, and what to do. Nothing is moved until then, and every broker serves on.",
-    RollStopped: "A broker does not come up after its restart, so the roll has stopped there and the other brokers serve on; the message names the broker and what Kubernetes says of it. Correct the change or take it back: the roll goes on with that broker.",
+    RollStopped: "A broker does not come up after its restart, or with a version that the operator does not know, so the roll has stopped there and the other brokers serve on; the message names the broker and what is wrong with it. Correct the change or take it back: the roll goes on with that broker.",
     BrokerUnavailable: "The operator has no connection to the brokers of the mesh. Look at the EventMesh; the operator goes on by itself once they answer.",
     Connecting: "Pods have started and are not yet connected on both sides; the message names the route and the last error.",
     NoReport: "No bridge pod has reported in the last 30 seconds. Look at the pods and their logs.",
@@ -116,6 +116,7 @@ reasons! {
     LoopRefused: "An outbound and an inbound route would send an event round in a circle, and the protocol version cannot mark it. Change an address, or use MQTT V5.",
     DeadLetterLoop: "Dead letters would come back to the Topic that they come from: the Topic is its own dead-letter Topic, or older Subscriptions lead from there back to it; the message shows the way. Name another Topic in deadLetter.",
     ReservedConfigKey: "extraConfig sets a key that the operator owns; the message names it. Remove the key.",
+    UnsupportedVersion: "The tag of brokers.image names a version of nats-server that this release of the operator does not know, so that nobody can say whether brokers of both versions get along and whether there is a way back. Use one of the versions that the message names; the brokers run on with what they have.",
     // Refusals: ResolvedRefs.
     MeshNotFound: "The EventMesh that the spec names does not exist. It may be created later; the operator waits.",
     MeshDeleted: "The EventMesh that the spec names is being deleted.",

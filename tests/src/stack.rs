@@ -59,6 +59,7 @@ pub struct Stack {
     broker: Option<Child>,
     /// The others of a cluster.
     peers: Vec<Option<Child>>,
+    broker_program: &'static str,
 }
 
 /// How the operator is started.
@@ -97,7 +98,17 @@ impl Stack {
         let operator = start_operator(&api, &folder, &brokers_at, webhook_port, true).await?;
         let log = operator.process.log().to_owned();
         let kube = Kube { client: api.client(ADMIN).await?, operator_log: OperatorLog::File(log), patience: PATIENCE };
-        Ok(Self { kube, api, operator, folder, broker_port, brokers_at, broker: None, peers: Vec::new() })
+        Ok(Self {
+            kube,
+            api,
+            operator,
+            folder,
+            broker_port,
+            brokers_at,
+            broker: None,
+            broker_program: "nats-server",
+            peers: Vec::new(),
+        })
     }
 
     /// The namespace of the mesh.
@@ -134,7 +145,8 @@ impl Stack {
         );
         let file = self.folder.join("nats.conf");
         std::fs::write(&file, config)?;
-        let process = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file).spawn()?;
+        let process =
+            Start::new(&paths::tool(self.broker_program)?, &self.folder).arg("--config").arg(&file).spawn()?;
         self.listens(&process).await?;
         self.broker = Some(process);
         Ok(())
@@ -144,7 +156,7 @@ impl Stack {
     pub async fn start_configured_broker(&mut self, namespace: &Namespace, mesh: &str) -> Result<()> {
         self.sync_configuration(namespace, mesh).await?;
         let file = self.folder.join("etc/nats.conf");
-        let start = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file);
+        let start = Start::new(&paths::tool(self.broker_program)?, &self.folder).arg("--config").arg(&file);
         let process = start.env("POD_NAME", format!("{mesh}-broker-0")).spawn()?;
         self.listens(&process).await?;
         self.broker = Some(process);
@@ -214,9 +226,15 @@ impl Stack {
     pub fn start_peer(&mut self, index: usize) -> Result<()> {
         let name = if index == 0 { "nats.conf".to_owned() } else { format!("nats.conf-{index}") };
         let file = self.folder.join(name);
-        let process = Start::new(&paths::tool("nats-server")?, &self.folder).arg("--config").arg(&file).spawn()?;
+        let process =
+            Start::new(&paths::tool(self.broker_program)?, &self.folder).arg("--config").arg(&file).spawn()?;
         *self.peer(index) = Some(process);
         Ok(())
+    }
+
+    /// Another version, for all brokers that are started from now on.
+    pub fn brokers_run(&mut self, program: &'static str) {
+        self.broker_program = program;
     }
 
     /// A broker of the cluster ends without warning.

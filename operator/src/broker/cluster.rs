@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{BrokerError, MeshBroker, api::Api, system::ask_all};
+use super::{BrokerError, MeshBroker, api::Api, system::ask_all, version::Version};
 
 /// How long another answer is awaited: a broker that is missing may only be slow.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,6 +26,8 @@ pub struct Cluster {
     pub groups: Vec<Group>,
     /// What each broker stores, by its name.
     pub stores: BTreeMap<String, Store>,
+    /// The version of each broker, by its name.
+    pub versions: BTreeMap<String, Version>,
 }
 
 /// What one broker stores.
@@ -88,6 +90,8 @@ struct Answer {
 #[derive(Deserialize)]
 struct Server {
     name: String,
+    #[serde(default)]
+    ver: String,
 }
 
 #[derive(Deserialize)]
@@ -196,8 +200,9 @@ impl MeshBroker {
 fn read(answers: &[Answer]) -> Cluster {
     let mut cluster = Cluster::default();
     let mut groups = BTreeMap::new();
-    for Answer { server: Server { name: by }, data } in answers {
+    for Answer { server: Server { name: by, ver }, data } in answers {
         cluster.brokers.insert(by.clone());
+        cluster.versions.extend(Version::read(ver).map(|version| (by.clone(), version)));
         let Some(info) = data else { continue };
         cluster.stores.insert(by.clone(), store(info));
         if let Some(meta) = info.meta_cluster.as_ref().filter(|meta| meta.leader == *by) {

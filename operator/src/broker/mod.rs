@@ -18,6 +18,7 @@ mod refresh;
 pub mod registry;
 pub mod reports;
 mod system;
+pub mod version;
 pub mod view;
 
 pub use api::BrokerError;

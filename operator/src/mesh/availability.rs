@@ -62,8 +62,9 @@ impl Availability {
         let works = *ready > wanted / 2;
         let kind = ConditionType::Available;
         match progress {
-            Progress::Stopped(_) => {
-                let message = format!("{message}; the roll has stopped there");
+            Progress::Stopped(why) => {
+                let stopped = if away.is_empty() { why } else { "the roll has stopped there" };
+                let message = format!("{message}; {stopped}");
                 Verdict { kind, status: Some(works && connected), reason: Reason::RollStopped, message }
             }
             _ if !works => Verdict::bad(kind, Reason::BrokersStarting, message),

@@ -20,7 +20,7 @@ use super::{
     take_up::{self, TakeUp},
 };
 use crate::{
-    broker::{MeshKey, health::Health},
+    broker::{MeshKey, health::Health, version::Version},
     cache::{mesh_key, namespaced},
     engine::{Context, Error, apply},
     link::{self, plan::Links, status::Seen},
@@ -89,7 +89,7 @@ pub fn programmed(
     let record = context.identities.get(&key).and_then(|report| report.problem);
     let record = record.map(|problem| Verdict::bad(refs, Reason::KeysUnreadable, problem));
     vec![
-        accepted(mesh),
+        accepted(mesh, &brokers),
         record.or_else(|| problem(refs)).unwrap_or_else(|| Verdict::good(refs, Reason::ResolvedRefs, "")),
         problem(programmed)
             .or(under_way)
@@ -98,12 +98,14 @@ pub fn programmed(
     ]
 }
 
-fn accepted(mesh: &EventMesh) -> Verdict {
-    if mesh.spec.has_tls() {
-        return Verdict::good(ConditionType::Accepted, Reason::Accepted, "");
-    }
-    let message = "spec.tls.issuer is Disabled: passwords and events of clients cross the network in the clear";
-    Verdict::good(ConditionType::Accepted, Reason::AcceptedWithWarning, message)
+fn accepted(mesh: &EventMesh, brokers: &[BrokerStatus]) -> Verdict {
+    let in_the_clear = "spec.tls.issuer is Disabled: passwords and events of clients cross the network in the clear";
+    // The tag of their image does not tell it, or it would have been refused.
+    let unsupported = brokers.iter().find_map(|broker| Version::read(broker.version.as_deref()?)?.refusal());
+    let warnings = [(!mesh.spec.has_tls()).then(|| in_the_clear.to_owned()), unsupported];
+    let warnings: Vec<String> = warnings.into_iter().flatten().collect();
+    let reason = if warnings.is_empty() { Reason::Accepted } else { Reason::AcceptedWithWarning };
+    Verdict::good(ConditionType::Accepted, reason, warnings.join("; "))
 }
 
 /// What a pass has come to. Of what is absent the status says what it said before.
@@ -142,7 +144,7 @@ pub async fn write(
         broker_version: brokers
             .iter()
             .filter_map(|broker| broker.version.clone())
-            .min_by(|a, b| order(a).cmp(&order(b))),
+            .min_by_key(|version| Version::read(version)),
         brokers: Some(brokers),
         restarts: match roll::recorded(before.restarts.as_deref().unwrap_or_default(), restart) {
             restarts if restarts.is_empty() => None,
@@ -211,11 +213,6 @@ fn count<T>(items: impl Iterator<Item = T>) -> i64 {
     i64::try_from(items.count()).unwrap_or(i64::MAX)
 }
 
-/// `2.9.1` before `2.15.0`.
-fn order(version: &str) -> Vec<u64> {
-    version.split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect()
-}
-
 fn brokers(context: &Context, namespace: &str, mesh: &str) -> Vec<BrokerStatus> {
     let key = MeshKey { namespace: namespace.to_owned(), name: mesh.to_owned() };
     let broker = context.brokers.get(&key);
@@ -245,10 +242,20 @@ fn broker_status(pod: &Pod, health: &Health) -> BrokerStatus {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn versions_are_ordered_as_numbers() {
-        assert!(order("2.9.1") < order("2.15.0"));
+    fn a_version_that_is_not_known_is_a_warning() {
+        let mesh: EventMesh = serde_json::from_value(json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "EventMesh", "metadata": {"name": "m"}, "spec": {"brokers": {}},
+        }))
+        .expect("a mesh");
+        let running = |version: &str| BrokerStatus { version: Some(version.to_owned()), ..BrokerStatus::default() };
+        assert_eq!(accepted(&mesh, &[running("2.15.2")]).reason, Reason::Accepted);
+        let warned = accepted(&mesh, &[running("2.15.2"), running("2.16.1")]);
+        assert_eq!(warned.reason, Reason::AcceptedWithWarning);
+        assert!(warned.message.contains("2.16.1"), "{}", warned.message);
     }
 }

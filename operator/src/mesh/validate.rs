@@ -22,7 +22,7 @@ use super::{
     resolve::{Resolved, outside_secret},
 };
 use crate::{
-    broker::MeshKey,
+    broker::{MeshKey, version::Version},
     cache::namespaced,
     engine::apply::owner_reference,
     link::remote::Remote,
@@ -126,11 +126,16 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
         let message = format!("brokers.extraConfig sets `{key}`, which the operator owns; remove it");
         return Err(refuse(Reason::ReservedConfigKey, message));
     }
+    let image = brokers.image.clone().unwrap_or_else(|| default_image.to_owned());
+    if let Some(refusal) = Version::of_image(&image).and_then(Version::refusal) {
+        let message = format!("brokers.image is {image}, but {refusal}; use an image of one of these");
+        return Err(refuse(Reason::UnsupportedVersion, message));
+    }
     Ok(ValidMesh {
         key: MeshKey { namespace, name },
         owner: owner_reference(mesh),
         replicas: brokers.count(),
-        image: brokers.image.clone().unwrap_or_else(|| default_image.to_owned()),
+        image,
         storage_size: storage.size.unwrap_or(default_size),
         storage_class: storage.class_name,
         when_deleted: storage.when_deleted.unwrap_or(WhenDeleted::Retain),
@@ -227,6 +232,16 @@ mod tests {
     fn refuses_keys_that_the_operator_owns(#[case] brokers: Value) {
         let verdict = run(&mesh(&brokers), "broker:1").err().expect("refused");
         assert_eq!(verdict.reason, Reason::ReservedConfigKey);
+    }
+
+    #[rstest]
+    #[case(json!({"image": "nats:2.16.0"}), false)]
+    #[case(json!({"image": "nats:2.14.6-alpine"}), false)]
+    #[case(json!({"image": "nats:2.14.7-alpine"}), true)]
+    #[case(json!({"image": "nats:latest"}), true)]
+    fn an_image_of_a_version_that_is_not_known_is_refused(#[case] brokers: Value, #[case] valid: bool) {
+        let verdict = run(&mesh(&brokers), "broker:1").err();
+        assert_eq!(verdict.as_ref().map(|verdict| verdict.reason), (!valid).then_some(Reason::UnsupportedVersion));
     }
 
     #[rstest]

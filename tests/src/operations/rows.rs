@@ -16,7 +16,7 @@ use kube::{
 use serde_json::json;
 
 use super::trial::{MESH, Operation, Trial};
-use crate::{cluster::OPERATOR_NAMESPACE, wait::eventually};
+use crate::{cluster::OPERATOR_NAMESPACE, paths::repository, wait::eventually};
 
 const SET: &str = "m-broker";
 /// How long a node that was lost stays away.
@@ -33,9 +33,10 @@ macro_rules! operation {
 }
 
 /// In the order in which they are done.
-pub const OPERATIONS: [Operation; 11] = [
+pub const OPERATIONS: [Operation; 12] = [
     operation!("roll", roll),
     operation!("reload", reload),
+    operation!("version down and up", versions),
     operation!("scale 3 to 5", more),
     operation!("scale 5 to 3", fewer),
     operation!("storage growth", growth),
@@ -53,6 +54,21 @@ async fn roll(trial: &Trial<'_>) -> Result<()> {
     trial.change(json!({"brokers": {"podTemplate": {"labels": {"team": "blue"}}}})).await?;
     let after = trial.brokers().await?;
     ensure!(before.iter().all(|(name, (uid, _))| after.get(name).is_some_and(|(now, _)| now != uid)));
+    Ok(())
+}
+
+/// To the line before, and up again.
+async fn versions(trial: &Trial<'_>) -> Result<()> {
+    let file = repository().join(".build/images/broker-before.name");
+    let image =
+        std::fs::read_to_string(&file).with_context(|| format!("{}: run `make broker-before`", file.display()))?;
+    let running = |mesh: &EventMesh| mesh.status.as_ref()?.broker_version.clone();
+    let before = running(&trial.ns.get::<EventMesh>(MESH).await?).context("a version")?;
+    for (image, same) in [(Some(image.trim()), false), (None, true)] {
+        trial.change(json!({"brokers": {"image": image}})).await?;
+        let wanted = |mesh: &EventMesh| ((running(mesh)? == before) == same).then_some(());
+        trial.ns.until::<EventMesh, _>(MESH, "the other version", wanted).await?;
+    }
     Ok(())
 }
 

@@ -34,7 +34,7 @@ pub enum Progress {
     /// Every broker runs what it should.
     Settled,
     Going(String),
-    /// A broker does not come up.
+    /// A broker does not come up, or not as it should.
     Stopped(String),
 }
 
@@ -67,6 +67,9 @@ impl Roll {
             (Step::Wait(Hold::Failing { broker, why }), _) => {
                 Progress::Stopped(format!("the roll has stopped, since {broker} does not come up: {why}"))
             }
+            (Step::Wait(hold @ Hold::Unsupported { .. }), _) => Progress::Stopped(format!(
+                "the roll has stopped: {hold}; take the image back, or use one of a known version"
+            )),
             (Step::Wait(hold), _) => Progress::Going(format!("the next restart waits: {hold}")),
             (Step::HandOver(leader), _) => {
                 Progress::Going(format!("{leader} leads the metadata and hands over before it is restarted"))
@@ -90,7 +93,9 @@ impl Roll {
             // The StatefulSet is watched.
             Step::Settled | Step::Wait(Hold::Unnoticed) => None,
             // So are the pods.
-            Step::Wait(Hold::Down { .. } | Hold::Failing { .. }) | Step::Restart(_) => Some(Outcome::Waiting),
+            Step::Wait(Hold::Down { .. } | Hold::Failing { .. } | Hold::Unsupported { .. }) | Step::Restart(_) => {
+                Some(Outcome::Waiting)
+            }
             Step::Wait(_) | Step::HandOver(_) => Some(Outcome::Progressing),
         }
     }

@@ -28,6 +28,8 @@ pub enum Hold {
     Down { brokers: Vec<String> },
     /// A broker does not come up with what it should run.
     Failing { broker: String, why: String },
+    /// A broker has come up with a version that is not known.
+    Unsupported { broker: String, why: String },
     /// The brokers cannot be asked.
     Unseen(String),
     /// Their pods are ready, and they do not answer.
@@ -49,6 +51,7 @@ impl fmt::Display for Hold {
             Self::Unnoticed => f.write_str("Kubernetes has not taken note of the change yet"),
             Self::Down { brokers } => write!(f, "{} not ready, and no second broker goes meanwhile", are(brokers)),
             Self::Failing { broker, why } => write!(f, "{broker} does not come up: {why}"),
+            Self::Unsupported { broker, why } => write!(f, "{broker} has come up, and {why}"),
             Self::Unseen(why) => write!(f, "the operator cannot see whether it would hurt: {why}"),
             Self::Silent { brokers } => write!(f, "{} ready and not heard by the other brokers", are(brokers)),
             Self::Leaderless => f.write_str("no broker leads the metadata"),
@@ -106,6 +109,9 @@ fn with_brokers_down(seen: &Observed, outdated: &[&BrokerPod], down: &[&BrokerPo
 
 /// Everybody's pod is ready: whether one may go is the brokers' to say.
 fn with_all_ready(seen: &Observed, outdated: &[&BrokerPod], cluster: &Cluster) -> Step {
+    if let Some(hold) = unsupported(seen, outdated, cluster) {
+        return Step::Wait(hold);
+    }
     if let Some(hold) = hold(seen, cluster) {
         return Step::Wait(hold);
     }
@@ -114,6 +120,15 @@ fn with_all_ready(seen: &Observed, outdated: &[&BrokerPod], cluster: &Cluster) -
         Some(pod) => Step::Restart((*pod).clone()),
         None => Step::HandOver(outdated[0].name.clone()),
     }
+}
+
+/// An image need not tell its version, so the first broker that runs it does.
+fn unsupported(seen: &Observed, outdated: &[&BrokerPod], cluster: &Cluster) -> Option<Hold> {
+    let restarted = seen.pods.iter().filter(|pod| !outdated.iter().any(|other| other.name == pod.name));
+    restarted.into_iter().find_map(|pod| {
+        let why = cluster.versions.get(&pod.name)?.refusal()?;
+        Some(Hold::Unsupported { broker: pod.name.clone(), why })
+    })
 }
 
 fn hold(seen: &Observed, cluster: &Cluster) -> Option<Hold> {

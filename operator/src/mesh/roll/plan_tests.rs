@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rstest::rstest;
 
 use super::*;
+use crate::broker::version::Version;
 
 const NAMES: [&str; 3] = ["m-broker-0", "m-broker-1", "m-broker-2"];
 
@@ -175,4 +176,23 @@ fn nothing_is_done_before_kubernetes_has_seen_the_change() {
 fn many_names_are_counted() {
     let hold = Hold::CopiesBehind { groups: (0..5).map(|n| format!("stream s{n}")).collect() };
     assert_eq!(hold.to_string(), "not every copy is up to date of stream s0, stream s1, stream s2 and of 2 more");
+}
+
+#[test]
+fn a_version_that_is_not_known_stops_the_roll_at_the_first_broker_that_runs_it() {
+    let version = |text: &str| Version::read(text).expect("a version");
+    let running = |revision: &str, unknown: &str| {
+        let mut now = with(seen(), 2, revision, State::Ready);
+        let mut cluster = cluster(0);
+        cluster.versions = NAMES.iter().map(|&name| (name.to_owned(), version("2.15.2"))).collect();
+        cluster.versions.insert(NAMES[2].to_owned(), version(unknown));
+        now.sight = Sight::Seen(cluster);
+        now
+    };
+    let held = run(&running("new", "2.16.0"));
+    assert!(
+        matches!(&held, Step::Wait(Hold::Unsupported { broker, why }) if broker == NAMES[2] && why.contains("2.16.0"))
+    );
+    assert_eq!(restarted(&running("new", "2.14.10")).as_deref(), Some("m-broker-1"), "a known one goes on");
+    assert_eq!(restarted(&running("old", "2.16.0")).as_deref(), Some("m-broker-2"), "going back heals it");
 }

@@ -6,7 +6,10 @@ use super::{
     observe::Observed,
     spread::{self, Move},
 };
-use crate::broker::cluster::{Cluster, Group};
+use crate::broker::{
+    cluster::{Cluster, Group},
+    version::Version,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -109,9 +112,20 @@ fn down(seen: &Observed, current: i32) -> Step {
     }
     let held: Vec<Move> = held(cluster, &last).into_iter().take(AT_ONCE).collect();
     if !held.is_empty() {
+        if let Some((broker, version)) = older(cluster) {
+            return Step::Blocked(vec![format!(
+                "{last} holds copies, and {broker} runs nats-server {version}, which cannot move them without missing one \
+                 meanwhile: use 2.15 or newer"
+            )]);
+        }
         return Step::Move(held);
     }
     if meta.leader.as_ref() == Some(&last) { Step::HandOver(last) } else { Step::Remove(last) }
+}
+
+/// A broker that cannot move copies.
+fn older(cluster: &Cluster) -> Option<(&String, &Version)> {
+    cluster.versions.iter().find(|(_, version)| !version.moves_copies())
 }
 
 /// Streams of which this broker has a copy.
@@ -175,6 +189,10 @@ fn at_rest_again(seen: &Observed, current: i32) -> Step {
     }
     if let Some(why) = restless(seen, current) {
         return Step::Wait(why);
+    }
+    if seen.sight.as_ref().is_ok_and(|cluster| older(cluster).is_some()) {
+        // New streams find the new brokers, and what is there already stays where it is.
+        return Step::Settled;
     }
     let groups: &[Group] = seen.sight.as_ref().map_or(&[], |cluster| &cluster.groups);
     let brokers: Vec<String> = (0..current).map(|ordinal| seen.broker(ordinal)).collect();

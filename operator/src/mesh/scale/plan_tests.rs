@@ -33,6 +33,7 @@ fn seen(current: usize, wanted: i32) -> Observed {
         meta: Some(Group { name: "metadata".to_owned(), ..group("", 0, 0, &others) }),
         groups: vec![group("s", 3, 0, &[1, 2])],
         stores: (0..current).map(|index| (name(index), store(index))).collect(),
+        versions: (0..current).filter_map(|index| Some((name(index), Version::read("2.15.2")?))).collect(),
     };
     Observed {
         mesh: "m".to_owned(),
@@ -159,4 +160,25 @@ fn new_brokers_get_their_share_once() {
     assert!([name(1), name(2)].contains(&moves[0].from), "who leads stays at first: {moves:?}");
     let waits = edited(seen, |c| c.groups[0].moving = true);
     assert!(matches!(run(&waits), Step::Wait(_)));
+}
+
+#[test]
+fn brokers_that_cannot_move_copies_keep_them() {
+    let older = |cluster: &mut Cluster| {
+        cluster.versions.extend(Version::read("2.14.10").map(|version| (name(1), version)));
+    };
+    let full = edited(seen(5, 3), |cluster| {
+        cluster.groups = vec![group("s", 3, 0, &[3, 4])];
+    });
+    assert!(matches!(step(&full, |_| {}), Step::Move(_)));
+    let blocked = step(&full, older);
+    assert!(
+        matches!(&blocked, Step::Blocked(why) if why[0].contains("m-broker-1 runs nats-server 2.14.10")),
+        "{blocked:?}"
+    );
+    // One that holds nothing may go.
+    let empty = step(&seen(5, 3), older);
+    assert!(matches!(empty, Step::HandOver(_) | Step::Remove(_)), "{empty:?}");
+    let grown = Observed { was_scaling: true, ..seen(5, 5) };
+    assert_eq!(step(&grown, older), Step::Settled);
 }
