@@ -90,7 +90,7 @@ impl MeshBroker {
         let named = |config: &ConfigMap| config.data.as_ref()?.get("nats.conf").cloned();
         let config = self.namespace.until::<ConfigMap, _>(&secret("broker"), "a configuration", named).await?;
         let secrets = self.namespace.api::<Secret>();
-        for (role, below) in [("broker", ""), ("broker-tls", "tls"), ("links", "links")] {
+        for (role, below) in [("broker", ""), ("broker-tls", "tls"), ("links", "")] {
             let Some(found) = secrets.get_opt(&secret(role)).await? else { continue };
             std::fs::create_dir_all(self.folder.join(below))?;
             for (file, bytes) in found.data.unwrap_or_default() {

@@ -9,7 +9,7 @@ pub struct Remote {
     pub urls: Vec<String>,
     /// The link's account on this side.
     pub account: String,
-    /// Fingerprint of the authorities that the other side is verified with: brokers read them only as they start.
+    /// Fingerprint of the authorities that the other side is verified with: brokers read them only with their configuration.
     pub authority: String,
 }
 

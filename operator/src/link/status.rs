@@ -111,7 +111,9 @@ pub fn linked(links: &Links, seen: &Seen) -> Option<Verdict> {
                 Some(Far::Mesh { key, .. }) => format!("this side dials EventMesh {key}"),
                 Some(Far::Remote { urls, .. }) => format!("this side dials {}", urls.join(", ")),
             };
-            Verdict::bad(kind, Reason::LinkConnecting, format!("link {name}: no broker is connected; {who}"))
+            let why = "why not, only the logs of the brokers tell, in lines with `leafnode`";
+            let why = if planned.dials.is_some() { format!("; {why}") } else { String::new() };
+            Verdict::bad(kind, Reason::LinkConnecting, format!("link {name}: no broker is connected; {who}{why}"))
         }
     })
 }

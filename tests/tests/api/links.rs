@@ -14,7 +14,10 @@ use eventmesh_tests::{
     stack::Stack,
     wait::eventually,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PodTemplateSpec, Secret},
+};
 use serde_json::json;
 
 use crate::object;
@@ -76,6 +79,11 @@ pub(super) async fn start(stack: &Stack, ns: &Namespace, mesh: &str, leaf: u16) 
     MeshBroker::start(ns, mesh, place, &services).await
 }
 
+/// What the pods of its brokers are made from.
+async fn template(ns: &Namespace, mesh: &str) -> Result<Option<PodTemplateSpec>> {
+    Ok(ns.get::<StatefulSet>(&format!("{mesh}-broker")).await?.spec.map(|spec| spec.template))
+}
+
 #[test]
 fn a_link_needs_both_sides_and_says_who_must_add_what() -> Result<()> {
     linked("link-consent", async |_, ns| {
@@ -116,14 +124,15 @@ fn two_meshes_are_linked_and_a_link_that_is_taken_back_is_cut() -> Result<()> {
             ns.apply(&object("Topic", &format!("orders-{name}"), &mesh)).await?;
         }
         let a = start(stack, ns, "a1", leaf).await?;
-        let mut b = start(stack, ns, "b1", leaf).await?;
-        // Once both have accounts, the side that dials is given what it needs, and its pods are replaced.
+        let b = start(stack, ns, "b1", leaf).await?;
+        let before = template(ns, "b1").await?;
+        // Once both have accounts, the side that dials is given what it needs, and takes it up while it runs.
         ns.secret("b1-links", "to-a.creds").await?;
         ns.until::<ConfigMap, _>("b1-broker", "the remote", |config| {
             config.data.as_ref()?["nats.conf"].contains("a1-leaf").then_some(())
         })
         .await?;
-        b.restart().await?;
+        b.sync().await?;
         for mesh in ["a1", "b1"] {
             condition(ns, mesh, "Linked", "1 of 1").await.with_context(|| b.log())?;
         }
@@ -170,6 +179,8 @@ fn two_meshes_are_linked_and_a_link_that_is_taken_back_is_cut() -> Result<()> {
             if b.log().contains("Leafnode connection closed") { Ok(Some(())) } else { Err("it is not".to_owned()) }
         });
         cut.await?;
-        ns.gone::<Secret>("b1-links").await
+        ns.gone::<Secret>("b1-links").await?;
+        assert_eq!(template(ns, "b1").await?, before, "a link that comes and goes restarts nobody");
+        Ok(())
     })
 }

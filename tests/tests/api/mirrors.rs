@@ -85,13 +85,13 @@ fn a_copy_catches_up_after_an_outage_with_nothing_lost_and_nothing_twice() -> Re
         ns.apply(&source("jobs", "  subjects: [jobs.>]\n  retention: {policy: WorkQueue}")).await?;
         ns.apply(&object("Bridge", "copies", BRIDGE)).await?;
         let mut a = start(stack, ns, "a1", leaf).await?;
-        let mut b = start(stack, ns, "b1", leaf).await?;
+        let b = start(stack, ns, "b1", leaf).await?;
         ns.secret("b1-links", "to-a.creds").await?;
         ns.until::<ConfigMap, _>("b1-broker", "the remote", |config| {
             config.data.as_ref()?["nats.conf"].contains("a1-leaf").then_some(())
         })
         .await?;
-        b.restart().await?;
+        b.sync().await?;
         condition(ns, "a1", "Linked", "1 of 1").await.with_context(|| b.log())?;
         for topic in ["orders", "jobs"] {
             ns.ready::<Topic>(topic).await?;

@@ -104,10 +104,10 @@ fn a_mesh_of_another_cluster_dials_with_what_the_command_line_has_written() -> R
 
         plant.ns.apply(&written).await?;
         plant.apply(&format!("  links:\n  {indented}\n")).await?;
-        let mut spoke = plant.broker().await?;
+        let spoke = plant.broker().await?;
         plant.ns.secret("floor-links", "office.creds").await?;
         dials(plant, &url).await?;
-        spoke.restart().await?;
+        spoke.sync().await?;
         for site in [office, plant] {
             site.is("Linked", "1 of 1").await.with_context(|| spoke.log())?;
             for topic in ["line", "plan"] {

@@ -25,8 +25,6 @@ pub const CLUSTER_FILE: &str = "cluster.conf";
 pub const CONFIG_DIRECTORY: &str = "/etc/nats";
 /// Where the certificates are: below the configuration, so that the kubelet exchanges both at one moment.
 pub const TLS_DIRECTORY: &str = "/etc/nats/tls";
-/// Where the credentials are by which brokers dial other meshes.
-pub const LINKS_DIRECTORY: &str = "/etc/nats/links";
 /// Where the pid file is; the pre-stop hook signals through it.
 pub const RUN_DIRECTORY: &str = "/var/run/nats";
 pub const DATA_DIRECTORY: &str = "/data";

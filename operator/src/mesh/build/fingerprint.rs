@@ -24,6 +24,11 @@ const RELOADED: [&str; 12] = [
 ];
 /// A key inside `jetstream`.
 const GROWS: &str = "max_file_store:";
+/// A list inside [`LEAFNODES`]: whom the broker dials comes and goes while it runs.
+const DIALS: &str = "remotes: [";
+const LEAFNODES: &str = "leafnodes";
+/// What is left of that key where the broker only dials.
+const ONLY_DIALS: &str = "leafnodes {\n}\n";
 /// What a broker tells of itself, not what it does.
 const TOLD: [&str; 2] = ["server_metadata", CLUSTER_VARIABLE];
 
@@ -32,7 +37,8 @@ const TOLD: [&str; 2] = ["server_metadata", CLUSTER_VARIABLE];
 pub fn restarting(files: &[&str]) -> String {
     let mut text = String::new();
     for (key, section) in sections(files) {
-        if !TOLD.contains(&key.as_str()) && !RELOADED.contains(&key.as_str()) {
+        let only_dials = key == LEAFNODES && section == ONLY_DIALS;
+        if !only_dials && !TOLD.contains(&key.as_str()) && !RELOADED.contains(&key.as_str()) {
             let _ = write!(text, "{}{key}:{}", if text.is_empty() { "" } else { " " }, &hash(&[&section])[..8]);
         }
     }
@@ -57,6 +63,7 @@ fn sections(files: &[&str]) -> BTreeMap<String, String> {
     for file in files {
         let mut depth = 0;
         let mut key = String::new();
+        let mut dials = None;
         for line in file.lines() {
             let words = line.trim_start();
             if depth == 0 {
@@ -66,7 +73,15 @@ fn sections(files: &[&str]) -> BTreeMap<String, String> {
                 let end = words.find([':', '=', '{', ' ']).unwrap_or(words.len());
                 key = words[..end].to_lowercase();
             }
+            let above = depth;
             depth += nesting(line);
+            if key == LEAFNODES && words.starts_with(DIALS) {
+                dials = Some(above);
+            }
+            if let Some(above) = dials {
+                dials = Some(above).filter(|above| depth > *above);
+                continue;
+            }
             // Brokers take more space up while they run, and it never becomes less.
             if words.starts_with(GROWS) {
                 continue;
@@ -125,6 +140,25 @@ mod tests {
     #[case("A comment", "Another")]
     fn what_is_reloaded_is_no_reason(#[case] from: &str, #[case] to: &str) {
         assert!(changed(from, to).is_empty());
+    }
+
+    #[test]
+    fn whom_a_broker_dials_is_no_reason_and_where_it_listens_is_one() {
+        let file = |listens: &str, remotes: &[&str]| {
+            let dials = |remotes: &str| format!("  remotes: [\n{remotes}  ]\n");
+            let remotes: String = remotes.iter().map(|one| format!("    {{ urls: [\"tls://{one}\"] }}\n")).collect();
+            let remotes = if remotes.is_empty() { remotes } else { dials(&remotes) };
+            let block = format!("leafnodes {{\n{listens}{remotes}}}\n");
+            let block = if listens.is_empty() && remotes.is_empty() { String::new() } else { block };
+            restarting(&[&format!("a: 1\n{block}b: 2\n")])
+        };
+        assert_eq!(file("", &[]), file("", &["x:7422"]));
+        assert_eq!(file("", &["x:7422"]), file("", &["x:7422", "y:7422"]));
+        let listens = "  listen: \"0.0.0.0:7422\"\n";
+        assert_eq!(file(listens, &[]), file(listens, &["x:7422"]));
+        assert_eq!(differing(&file("", &["x:7422"]), &file(listens, &["x:7422"])), ["leafnodes"]);
+        let other = "  listen: \"0.0.0.0:7423\"\n";
+        assert_eq!(differing(&file(listens, &["x:7422"]), &file(other, &["x:7422"])), ["leafnodes"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
         certificates::files::{CERTIFICATE, KEY},
         validate::ValidMesh,
     },
-    config_file::{LINKS_DIRECTORY, TLS_DIRECTORY},
+    config_file::{CONFIG_DIRECTORY, TLS_DIRECTORY},
 };
 use crate::{broker::MeshKey, link::remote};
 
@@ -82,7 +82,7 @@ pub fn tls_block() -> String {
 /// The listeners' part of the configuration file.
 pub fn config(mesh: &ValidMesh) -> String {
     let tls = mesh.tls.has_tls();
-    let remotes = remote::config(&mesh.remotes, LINKS_DIRECTORY);
+    let remotes = remote::config(&mesh.remotes, CONFIG_DIRECTORY);
     let mut file = String::new();
     for (listener, _) in &mesh.listeners {
         let block = match listener {

@@ -226,14 +226,12 @@ fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
         items: Some(loaded.map(|file| tls_item(file)).collect()),
         ..SecretProjection::default()
     };
-    let link_item = |file: &String| KeyToPath { path: format!("links/{file}"), ..item(file) };
-    let links = SecretProjection {
-        name: names::links(&mesh.key.name),
-        items: Some(mesh.link_files.keys().map(link_item).collect()),
-        ..SecretProjection::default()
-    };
-    let secrets = [Some(auth), Some(tls), (!mesh.remotes.is_empty()).then_some(links)].into_iter().flatten();
-    let secrets = secrets.map(|secret| VolumeProjection { secret: Some(secret), ..VolumeProjection::default() });
+    // All of it, whether there are links or not: one that comes or goes restarts nobody.
+    let links =
+        SecretProjection { name: names::links(&mesh.key.name), optional: Some(true), ..SecretProjection::default() };
+    let secrets = [auth, tls, links]
+        .into_iter()
+        .map(|secret| VolumeProjection { secret: Some(secret), ..VolumeProjection::default() });
     let config = VolumeProjection { config_map: Some(config), ..VolumeProjection::default() };
     vec![
         Volume {
