@@ -1,37 +1,80 @@
 //! What is tried over the links.
 
-use std::time::Duration;
+use std::{cell::Cell, fmt, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use eventmesh_crds::EventMesh;
 use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use tokio::sync::Notify;
 
 use super::{
     count::{Came, Row, came, publish},
-    world::{END, HUB, SITES, World},
+    world::{END, HUB, KEPT, World},
 };
 use crate::broker::{Broker, Reader};
 
-/// How much is sent, and how long the cable is pulled.
+/// How much is sent, and what cuts the link.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     pub events: u32,
-    pub outage: Duration,
+    pub outage: Outage,
 }
 
-/// All cases, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub enum Outage {
+    /// The cable between the clusters is pulled for so long.
+    Cable(Duration),
+    /// The hub's only broker is killed.
+    HubKilled,
+}
+
+impl Outage {
+    async fn happen(self, world: &World) -> Result<()> {
+        let cluster = &world.clusters[0];
+        match self {
+            Self::Cable(time) => {
+                cluster.fault(&["cut", "wan"]).await?;
+                tokio::time::sleep(time).await;
+                cluster.fault(&["heal", "wan"]).await
+            }
+            Self::HubKilled => {
+                let pod = format!("{HUB}-broker-0");
+                let before = world.near.get::<Pod>(&pod).await?.uid();
+                cluster.kill_pod(&world.near, &pod).await?;
+                world.near.until::<Pod, _>(&pod, "another one", |pod| (pod.uid() != before).then_some(())).await?;
+                world.near.ready::<EventMesh>(HUB).await.map(drop)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cable(time) => write!(f, "{} s without the cable", time.as_secs()),
+            Self::HubKilled => f.write_str("the hub's broker was killed"),
+        }
+    }
+}
+
+/// All cases, one after the other. Some take several sites.
 pub async fn all(world: &World, plan: Plan) -> Result<Vec<Row>> {
     let mut rows = vec![to_the_hub(world, plan).await.context("to the hub")?];
     rows.push(from_the_hub(world, plan).await.context("from the hub")?);
-    rows.push(from_site_to_sites(world, plan).await.context("from site to sites")?);
     rows.push(along_a_chain(world, plan).await.context("along a chain")?);
-    rows.push(nobody_wants(world, plan).await.context("without interest")?);
+    if world.sites.len() > 1 {
+        rows.push(from_site_to_sites(world, plan).await.context("from site to sites")?);
+        rows.push(nobody_wants(world, plan).await.context("without interest")?);
+    }
     rows.push(through_an_outage(world, plan).await.context("through an outage")?);
     Ok(rows)
 }
 
 async fn to_the_hub(world: &World, plan: Plan) -> Result<Row> {
-    let mut row = Row::new("star: five sites to the hub");
-    for site in SITES {
+    let mut row = Row::new("star: the sites to the hub");
+    for site in world.sites.iter().copied() {
         let (broker, mut reader) = (world.broker(site).await?, world.reader(HUB, "up").await?);
         let subject = format!("up.{site}.x");
         publish(&broker, &subject, site, plan.events).await?;
@@ -52,15 +95,16 @@ async fn to_all(row: &mut Row, world: &World, from: (&str, &str), to: &[(&str, &
 }
 
 async fn from_the_hub(world: &World, plan: Plan) -> Result<Row> {
-    let mut row = Row::new("star: the hub to five sites");
-    to_all(&mut row, world, (HUB, "down.x"), &SITES.map(|site| (site, "down")), plan.events).await?;
+    let mut row = Row::new("star: the hub to the sites");
+    let sites: Vec<(&str, &str)> = world.sites.iter().map(|site| (*site, "down")).collect();
+    to_all(&mut row, world, (HUB, "down.x"), &sites, plan.events).await?;
     Ok(row)
 }
 
 async fn from_site_to_sites(world: &World, plan: Plan) -> Result<Row> {
     let mut row = Row::new("star: site to site over the hub");
-    let others: Vec<(&str, &str)> = SITES[1..].iter().map(|site| (*site, "all")).collect();
-    to_all(&mut row, world, (SITES[0], "all.site1.x"), &others, plan.events).await?;
+    let others: Vec<(&str, &str)> = world.sites[1..].iter().map(|site| (*site, "all")).collect();
+    to_all(&mut row, world, (world.sites[0], "all.site1.x"), &others, plan.events).await?;
     Ok(row)
 }
 
@@ -79,8 +123,8 @@ async fn nobody_wants(world: &World, plan: Plan) -> Result<Row> {
     ensure!(grown.iter().all(|bytes| *bytes < MARK), "{grown:?} bytes of {} events that nobody wants", plan.events);
 
     let site = 1;
-    world.topic(SITES[site], "quiet", "quiet.>").await?;
-    let mut reader = world.reader(SITES[site], "quiet").await?;
+    world.topic(world.sites[site], "quiet", "quiet.>").await?;
+    let mut reader = world.reader(world.sites[site], "quiet").await?;
     wanted(&hub, &mut reader, "quiet.wanted").await?;
     let wanted =
         bytes_of(world, &hub, "wanted", async |hub| publish(hub, "quiet.x", "heard", plan.events).await).await?;
@@ -110,7 +154,7 @@ async fn bytes_of(
     mark: &str,
     done: impl AsyncFnOnce(&Broker) -> Result<()>,
 ) -> Result<Vec<i64>> {
-    let mut readers = try_join_all(SITES.map(|site| world.reader(site, "down"))).await?;
+    let mut readers = try_join_all(world.sites.iter().map(|site| world.reader(site, "down"))).await?;
     let mut marked = async |mark: String| {
         publish(hub, "down.mark", &mark, 0).await?;
         for reader in &mut readers {
@@ -142,21 +186,33 @@ async fn wanted(broker: &Broker, reader: &mut Reader, subject: &str) -> Result<C
     anyhow::bail!("nothing has come of {TRIES} probes on {subject}")
 }
 
-/// The cable between the clusters is pulled while a site publishes. What is stored while a link is down does not cross later, and is
-/// not counted as sent over it: the note tells of it. What was published before and after has to come, once.
+/// The link is cut while a site publishes. What its ordinary Topic stores meanwhile does not cross later, and is not counted as sent
+/// over the link: the note tells of it. All that the Topic stores of which the hub keeps a copy has to come, once; and of the ordinary one
+/// what was published before and after.
 async fn through_an_outage(world: &World, plan: Plan) -> Result<Row> {
     let mut row = Row::new("outage: site to hub, under load");
-    let site = SITES[2];
-    let (broker, mut reader) = (world.broker(site).await?, world.reader(HUB, "up").await?);
+    let site = world.copied()?;
+    let broker = world.broker(site).await?;
+    let (mut reader, mut copy) = (world.reader(HUB, "up").await?, world.reader(HUB, KEPT).await?);
     let subject = format!("up.{site}.x");
     publish(&broker, &subject, "before", plan.events).await?;
     row.add("before", plan.events, &came(&mut reader, "before").await?);
 
-    world.clusters[0].fault(&["cut", "wan"]).await?;
-    let (published, ended) =
-        (flow(&broker, &subject, "meanwhile", plan.outage).await, world.clusters[0].fault(&["heal", "wan"]).await);
-    ended?;
-    let published = published?;
+    let (cut, ends) = (Notify::new(), Cell::new(false));
+    let outage = async {
+        cut.notified().await;
+        let ended = plan.outage.happen(world).await;
+        ends.set(true);
+        ended
+    };
+    let flows = async {
+        tokio::try_join!(flow(&broker, &subject, "meanwhile", &cut, &ends), flow(&broker, "kept.x", KEPT, &cut, &ends))
+    };
+    let (flows, ended) = tokio::join!(flows, outage);
+    let ((published, kept), ()) = (flows?, ended?);
+    publish(&broker, "kept.x", "kept after", 0).await?;
+    row.add(KEPT, kept, &came(&mut copy, "kept after").await?);
+
     let mut all = wanted(&broker, &mut reader, &subject).await?;
     publish(&broker, &subject, "after", plan.events).await?;
     for (event, times) in came(&mut reader, "after").await? {
@@ -171,21 +227,21 @@ async fn through_an_outage(world: &World, plan: Plan) -> Result<Row> {
     }
     row.duplicated += twice;
     row.note = format!(
-        "{} s without the cable: {published} events stored at the site meanwhile, of which {crossed} crossed, as links promise none",
-        plan.outage.as_secs()
+        "{}: all {kept} events of the copied Topic came; of {published} of an ordinary one {crossed} did, as links promise none",
+        plan.outage
     );
     Ok(row)
 }
 
-/// Publishes for a time, at a steady pace. How many it were.
-async fn flow(broker: &Broker, subject: &str, word: &str, time: Duration) -> Result<u32> {
-    let mut pace = tokio::time::interval(Duration::from_millis(2));
-    let end = tokio::time::Instant::now() + time;
+/// Publishes at a steady pace until the outage is over, and tells when the first is stored. How many it were.
+async fn flow(broker: &Broker, subject: &str, word: &str, begun: &Notify, ends: &Cell<bool>) -> Result<u32> {
+    let mut pace = tokio::time::interval(Duration::from_millis(4));
     let mut number = 0;
-    while tokio::time::Instant::now() < end {
+    while !ends.get() {
         pace.tick().await;
         broker.publish(subject, format!("{word} {number}")).await?;
         number += 1;
+        begun.notify_one();
     }
     Ok(number)
 }

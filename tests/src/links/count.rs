@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::broker::{Broker, Reader};
@@ -58,6 +58,19 @@ impl fmt::Display for Row {
         let Self { name, sent, lost, duplicated, note } = self;
         write!(f, "{name:<34}{sent:>8}{lost:>6}{duplicated:>12}  {note}")
     }
+}
+
+/// Shows all rows and their sum.
+pub fn judge(rows: &[Row]) -> Result<()> {
+    println!("{}", Row::heading());
+    for row in rows {
+        println!("{row}");
+    }
+    let sum = |figure: fn(&Row) -> usize| rows.iter().map(figure).sum::<usize>();
+    let (sent, lost, duplicated) = (sum(|row| row.sent), sum(|row| row.lost), sum(|row| row.duplicated));
+    println!("links: cases {}, sent {sent}, lost {lost}, duplicated {duplicated}", rows.len());
+    ensure!(sent > 0 && rows.iter().all(Row::is_good), "not every case is good");
+    Ok(())
 }
 
 fn payload(word: &str, number: u32) -> String {

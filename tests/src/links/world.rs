@@ -1,8 +1,9 @@
-//! Seven meshes of one broker in two clusters: in the near one the hub of a star and the end of a chain, in the far one five sites. All
-//! sites dial the hub, and the end dials the first of them, over TLS, by Secrets that `kubectl eventmesh` has written.
+//! Meshes of one broker: in the near cluster the hub of a star and the end of a chain, in the far one the sites. All sites dial the hub,
+//! and the end dials the first of them, over TLS, by Secrets that `kubectl eventmesh` has written. Of a Topic of the last site the hub
+//! keeps a copy.
 
-use anyhow::{Context as _, Result};
-use eventmesh_crds::{EventMesh, Topic, link::Link};
+use anyhow::{Context as _, Result, bail};
+use eventmesh_crds::{Bridge, EventMesh, Topic, link::Link};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{Api, api::ListParams};
@@ -18,21 +19,31 @@ use crate::{
 
 pub const HUB: &str = "hub";
 pub const END: &str = "end";
-pub const SITES: [&str; 5] = ["site1", "site2", "site3", "site4", "site5"];
+/// Of two clusters.
+pub const SITES: &[&str] = &["site1", "site2", "site3", "site4", "site5"];
+/// The Topic that the hub has a copy of.
+pub const KEPT: &str = "kept";
 
 /// The meshes, their links and Topics, once all are up.
 pub struct World {
     pub near: Namespace,
     pub far: Namespace,
     pub clusters: [Cluster; 2],
+    pub sites: &'static [&'static str],
 }
 
 impl World {
     /// Makes all of it in two namespaces.
-    pub async fn start(clusters: [Cluster; 2], near: Namespace, far: Namespace) -> Result<Self> {
-        let world = Self { near, far, clusters };
-        let [first, others @ ..] = SITES;
-        world.mesh(HUB, true, &SITES.map(hub_link)).await?;
+    pub async fn start(
+        clusters: [Cluster; 2],
+        near: Namespace,
+        far: Namespace,
+        sites: &'static [&'static str],
+    ) -> Result<Self> {
+        let world = Self { near, far, clusters, sites };
+        let [first, others @ ..] = sites else { bail!("there is no site") };
+        let links: Vec<Value> = sites.iter().map(|site| hub_link(site, *site == *first)).collect();
+        world.mesh(HUB, true, &links).await?;
         let to_end = json!({"name": END, "to": {"remote": {}}, "export": ["chain.>"]});
         world.mesh(first, true, &[world.dial(HUB, first).await?, to_end]).await?;
         world.mesh(END, false, &[world.dial(first, END).await?]).await?;
@@ -40,6 +51,7 @@ impl World {
             world.mesh(site, false, &[world.dial(HUB, site).await?]).await?;
         }
         world.topics().await?;
+        world.copy().await?;
         for (namespace, mesh) in world.meshes() {
             namespace.ready::<EventMesh>(mesh).await?;
         }
@@ -47,7 +59,34 @@ impl World {
     }
 
     fn meshes(&self) -> impl Iterator<Item = (&Namespace, &'static str)> {
-        [HUB, END].into_iter().map(|mesh| (&self.near, mesh)).chain(SITES.map(|site| (&self.far, site)))
+        [HUB, END].into_iter().map(|mesh| (&self.near, mesh)).chain(self.sites.iter().map(|site| (&self.far, *site)))
+    }
+
+    /// The site of whose Topic the hub has a copy.
+    pub fn copied(&self) -> Result<&'static str> {
+        self.sites.last().copied().context("there is no site")
+    }
+
+    /// The far side's own, which its Bridge sends, and the hub's.
+    async fn copy(&self) -> Result<()> {
+        let site = self.copied()?;
+        self.topic(site, KEPT, "kept.>").await?;
+        let bridge = json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "Bridge", "metadata": {"name": KEPT},
+            "spec": {
+                "mesh": {"name": site}, "endpoint": {"link": {"name": HUB}},
+                "outbound": [{"name": KEPT, "from": {"topic": format!("{site}-{KEPT}")}}],
+            },
+        });
+        self.far.apply(&bridge.to_string()).await?;
+        let of = json!({"name": format!("{site}-{KEPT}"), "namespace": self.far.name});
+        let copy = json!({
+            "apiVersion": "eventmesh.dev/v1alpha1", "kind": "Topic", "metadata": {"name": format!("{HUB}-{KEPT}")},
+            "spec": {"mesh": {"name": HUB}, "subjects": ["kept.>"], "mirror": {"link": site, "topic": of}},
+        });
+        self.near.apply(&copy.to_string()).await?;
+        self.far.ready::<Bridge>(KEPT).await?;
+        self.near.ready::<Topic>(&format!("{HUB}-{KEPT}")).await.map(drop)
     }
 
     /// Where machines outside a cluster reach its node ports.
@@ -100,7 +139,7 @@ impl World {
                 .map(|(mesh, topic, subject)| (mesh, topic, subject.to_owned()))
                 .collect::<Vec<_>>();
         all.push((END, "chain", "chain.>".to_owned()));
-        for site in SITES {
+        for site in self.sites.iter().copied() {
             all.push((site, "up", format!("up.{site}.>")));
             all.push((site, "down", "down.>".to_owned()));
             all.push((site, "all", "all.>".to_owned()));
@@ -121,11 +160,11 @@ impl World {
     }
 
     fn namespace(&self, mesh: &str) -> &Namespace {
-        if SITES.contains(&mesh) { &self.far } else { &self.near }
+        if self.sites.contains(&mesh) { &self.far } else { &self.near }
     }
 
     fn cluster(&self, mesh: &str) -> &Cluster {
-        &self.clusters[usize::from(SITES.contains(&mesh))]
+        &self.clusters[usize::from(self.sites.contains(&mesh))]
     }
 
     pub async fn broker(&self, mesh: &str) -> Result<Broker> {
@@ -151,13 +190,12 @@ impl World {
             leaf.and_then(|leaf| leaf["out_bytes"].as_i64())
                 .with_context(|| format!("{name} is not connected: {answer}"))
         };
-        SITES.into_iter().map(of).collect()
+        self.sites.iter().copied().map(of).collect()
     }
 }
 
 /// The hub's side of the link to a site. What the first site tells all others, the hub only passes on.
-fn hub_link(site: &str) -> Value {
-    let first = site == SITES[0];
+fn hub_link(site: &str, first: bool) -> Value {
     let (export, import) = if first {
         (vec!["down.>", "quiet.>", "chain.>"], vec!["all.site1.>".to_owned()])
     } else {

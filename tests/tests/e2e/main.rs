@@ -7,6 +7,7 @@ mod accounts;
 mod endpoints;
 mod faults;
 mod lifecycle;
+mod links;
 mod operations;
 mod routes;
 mod stories;
