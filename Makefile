@@ -114,6 +114,11 @@ test-bridges: tools release ## every kind of endpoint, both ways, with kills, re
 test-operations: up broker-before operations-build ## rolls, growth, drains and losses under 2,000 events/s, and what was lost; ROWS to choose
 	@target/debug/test_operations $(ROWS)
 
+.PHONY: test-faults
+test-faults: tools-api release ## brokers paused and killed, a full volume, a spoilt store, and what was lost; ROWS to choose
+	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_faults
+	@target/debug/test_faults $(ROWS)
+
 .PHONY: test-links
 test-links: up far ## links over two clusters: star of five sites, chain, interest, an outage; EVENTS (2000) a flow, OUTAGE (60) seconds
 	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_links

@@ -527,9 +527,9 @@ pub struct BrokerRestart {
     pub pod_uid: String,
     /// When the operator decided it.
     pub time: String,
-    /// Why: `ImageChanged`, `ConfigurationChanged`, `ResourcesChanged` or `PodTemplateChanged`; the first of several.
+    /// Why: `ImageChanged`, `ConfigurationChanged`, `ResourcesChanged` or `PodTemplateChanged`, the first of several; or `StorageStopped`.
     pub reason: String,
-    /// Everything that changed, for example `image changed from a to b`.
+    /// Everything that changed, for example `image changed from a to b`; or what the broker had stopped storing.
     pub message: String,
 }
 

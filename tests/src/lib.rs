@@ -15,6 +15,7 @@
 //! - [`bench`]: how fast bridges and client libraries are.
 //! - [`ledger`], [`flow`]: what was sent and received, and what follows from it.
 //! - [`operations`]: what operations do to a mesh under load.
+//! - [`brokers`]: the pods of the brokers of a stack. [`faults`]: what brokers do that are paused, full or spoilt.
 //! - [`links`]: events over links between meshes of two clusters.
 //! - [`accounts`]: the example of that name, without a cluster and on one.
 
@@ -26,9 +27,11 @@ pub mod attack;
 pub mod bench;
 pub mod bridges;
 pub mod broker;
+pub mod brokers;
 pub mod child;
 pub mod cli;
 pub mod cluster;
+pub mod faults;
 pub mod flow;
 pub mod http;
 pub mod identity;

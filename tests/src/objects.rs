@@ -135,6 +135,12 @@ impl Kube {
     }
 }
 
+/// An object of this API; `spec` is indented by two.
+#[must_use]
+pub fn object(kind: &str, name: &str, spec: &str) -> String {
+    format!("apiVersion: eventmesh.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}\n")
+}
+
 fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
     let mut objects = Vec::new();
     for text in yaml.split("\n---\n") {

@@ -22,7 +22,7 @@ use crate::{
     identity::Login,
     objects::{Kube, Namespace, OperatorLog},
     paths,
-    process::exchange,
+    process::{Volume, exchange},
     wait,
 };
 
@@ -60,6 +60,8 @@ pub struct Stack {
     /// The others of a cluster.
     peers: Vec<Option<Child>>,
     broker_program: &'static str,
+    /// Brokers that have a volume of their own.
+    volumes: BTreeMap<usize, Volume>,
 }
 
 /// How the operator is started.
@@ -108,6 +110,7 @@ impl Stack {
             broker: None,
             broker_program: "nats-server",
             peers: Vec::new(),
+            volumes: BTreeMap::new(),
         })
     }
 
@@ -225,16 +228,35 @@ impl Stack {
     /// Starts a broker of the cluster again, with its port and its data.
     pub fn start_peer(&mut self, index: usize) -> Result<()> {
         let name = if index == 0 { "nats.conf".to_owned() } else { format!("nats.conf-{index}") };
-        let file = self.folder.join(name);
-        let process =
-            Start::new(&paths::tool(self.broker_program)?, &self.folder).arg("--config").arg(&file).spawn()?;
-        *self.peer(index) = Some(process);
+        let (file, program) = (self.folder.join(name), paths::tool(self.broker_program)?);
+        let start = match self.volumes.get(&index) {
+            Some(volume) => volume.start(&program, &self.folder),
+            None => Start::new(&program, &self.folder),
+        };
+        *self.peer(index) = Some(start.arg("--config").arg(&file).spawn()?);
         Ok(())
     }
 
     /// Another version, for all brokers that are started from now on.
     pub fn brokers_run(&mut self, program: &'static str) {
         self.broker_program = program;
+    }
+
+    /// Moves the store of a broker of the cluster that does not run to a volume of so many bytes.
+    pub async fn move_to_volume(&mut self, index: usize, bytes: u64) -> Result<&Volume> {
+        let volume = Volume::start_with(&self.store(index), bytes).await?;
+        Ok(self.volumes.entry(index).or_insert(volume))
+    }
+
+    /// The volume that a broker was moved to.
+    pub fn volume(&self, index: usize) -> Result<&Volume> {
+        self.volumes.get(&index).context("it has none of its own")
+    }
+
+    /// Where a broker of the cluster stores everything.
+    #[must_use]
+    pub fn store(&self, index: usize) -> PathBuf {
+        self.folder.join(if index == 0 { "jetstream".to_owned() } else { format!("jetstream-{index}") })
     }
 
     /// A broker of the cluster ends without warning.

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// What was said, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// Names of the brokers that have answered.
+    /// Names of the brokers that have answered, and whose storage is on.
     pub brokers: BTreeSet<String>,
     /// The group of the metadata; absent where there is only one broker, or none leads.
     pub meta: Option<Group>,
@@ -79,6 +79,15 @@ impl Group {
     pub fn has(&self, broker: &str) -> bool {
         self.leader.as_deref() == Some(broker) || self.others.contains(broker)
     }
+
+    /// Whether enough of its other members have everything, so that this broker may be away for a while.
+    #[must_use]
+    pub fn goes_on_without(&self, broker: &str) -> bool {
+        let Some(leader) = &self.leader else { return false };
+        let members = self.others.len() + 1;
+        let working = self.others.iter().chain([leader]).filter(|name| !self.behind.contains(*name));
+        working.filter(|name| *name != broker).count() > members / 2
+    }
 }
 
 #[derive(Deserialize)]
@@ -97,6 +106,9 @@ struct Server {
 #[derive(Deserialize)]
 struct Info {
     meta_cluster: Option<GroupInfo>,
+    /// Its storage is off, and it takes part in nothing.
+    #[serde(default)]
+    disabled: bool,
     #[serde(default)]
     account_details: Vec<Account>,
     #[serde(default)]
@@ -201,6 +213,9 @@ fn read(answers: &[Answer]) -> Cluster {
     let mut cluster = Cluster::default();
     let mut groups = BTreeMap::new();
     for Answer { server: Server { name: by, ver }, data } in answers {
+        if data.as_ref().is_some_and(|info| info.disabled) {
+            continue;
+        }
         cluster.brokers.insert(by.clone());
         cluster.versions.extend(Version::read(ver).map(|version| (by.clone(), version)));
         let Some(info) = data else { continue };
@@ -305,6 +320,27 @@ mod tests {
         let cluster = read(&[answer("a", "", true), answer("c", "b", true)]);
         assert_eq!((cluster.meta, cluster.groups.len()), (None, 2));
         assert!(!cluster.groups.iter().any(Group::is_current), "{:?}", cluster.groups);
+    }
+
+    #[test]
+    fn a_broker_whose_storage_is_off_is_not_one_of_them() {
+        let off = json!({"server": {"name": "c"}, "data": {"disabled": true, "config": {}}});
+        let off: Answer = serde_json::from_value(off).expect("an answer");
+        let cluster = read(&[answer("a", "b", true), answer("b", "b", true), off]);
+        assert_eq!(cluster.brokers, ["a", "b"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn a_member_may_go_while_a_majority_of_the_others_has_everything() {
+        let group = |behind: &[&str]| Group {
+            leader: Some("a".to_owned()),
+            others: ["b", "c"].map(str::to_owned).into(),
+            behind: behind.iter().map(|&name| name.to_owned()).collect(),
+            ..Group::default()
+        };
+        assert!(group(&[]).goes_on_without("a") && group(&["c"]).goes_on_without("c"));
+        assert!(!group(&["c"]).goes_on_without("b") && !group(&["c"]).goes_on_without("a"));
+        assert!(!Group { leader: None, ..group(&[]) }.goes_on_without("b"), "nobody leads");
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! What the brokers of a mesh say of themselves, asked over the system account.
 
-use std::{collections::BTreeMap, sync::Arc, sync::PoisonError, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    sync::PoisonError,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use super::{BrokerChange, MeshBroker, system::ask_all};
+use super::{BrokerChange, MeshBroker, stopped::StoppedByBroker, system::ask_all};
 use crate::{
     mesh::{build::config_file::REVISIONS, certificates::files::REVISION},
     status_values::whole_seconds,
@@ -22,6 +27,7 @@ const LATE: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     pub brokers: BTreeMap<String, BrokerHealth>,
+    pub stopped: StoppedByBroker,
 }
 
 /// What one broker said.
@@ -87,7 +93,9 @@ pub(super) async fn run(broker: Arc<MeshBroker>) {
 /// Asks now; true when something is not as it was.
 pub(super) async fn ask_and_note(broker: &MeshBroker) -> Result<bool, async_nats::Error> {
     let before = broker.running_brokers();
-    let health = ask(broker, |said| before.keys().all(|name| said.contains_key(name))).await?;
+    let mut health = ask(broker, |said| before.keys().all(|name| said.contains_key(name))).await?;
+    let answering: BTreeSet<String> = health.brokers.keys().cloned().collect();
+    health.stopped = broker.stopped(&answering).await?;
     let linked = broker.leafs().is_some() && broker.ask_leafs().await?;
     let mut known = broker.health.lock().unwrap_or_else(PoisonError::into_inner);
     let changed = *known != health || linked;

@@ -17,6 +17,7 @@ pub mod overlay;
 mod refresh;
 pub mod registry;
 pub mod reports;
+pub mod stopped;
 mod system;
 pub mod version;
 pub mod view;

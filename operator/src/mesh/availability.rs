@@ -17,6 +17,7 @@ use super::{
         pods::{self, State},
     },
 };
+use crate::broker::stopped::StoppedByBroker;
 
 /// Brokers that there should be.
 pub fn wanted(mesh: &EventMesh) -> usize {
@@ -38,11 +39,20 @@ pub struct Availability {
     wanted: usize,
     ready: usize,
     away: Vec<String>,
+    /// Brokers that have stopped storing something.
+    stopped: StoppedByBroker,
+    /// Those of them that are ready.
+    impaired: usize,
 }
 
 impl Availability {
     /// `failures`: why brokers do not come up, by name.
-    pub fn of(mesh: &EventMesh, brokers: &[BrokerStatus], failures: &BTreeMap<String, String>) -> Self {
+    pub fn of(
+        mesh: &EventMesh,
+        brokers: &[BrokerStatus],
+        failures: &BTreeMap<String, String>,
+        stopped: &StoppedByBroker,
+    ) -> Self {
         let restarts = mesh.status.iter().flat_map(|status| status.restarts.iter().flatten()).collect::<Vec<_>>();
         let is_ready = |name: &str| brokers.iter().any(|broker| broker.ready && broker.name == name);
         let away = names(mesh).filter(|name| !is_ready(name)).map(|name| {
@@ -51,15 +61,22 @@ impl Availability {
             let told: Vec<String> = restart.into_iter().chain(failures.get(&name).cloned()).collect();
             if told.is_empty() { name } else { format!("{name} ({})", told.join("; ")) }
         });
-        Self { wanted: wanted(mesh), ready: ready(mesh, brokers), away: away.collect() }
+        Self {
+            wanted: wanted(mesh),
+            ready: ready(mesh, brokers),
+            away: away.collect(),
+            stopped: stopped.clone(),
+            impaired: names(mesh).filter(|name| is_ready(name) && stopped.contains_key(name)).count(),
+        }
     }
 
     /// True while a majority works, since events flow then; the reason says whether it is all of them.
     pub fn verdict(&self, progress: &Progress, connected: bool) -> Verdict {
-        let Self { wanted, ready, away } = self;
+        let Self { wanted, ready, away, stopped, impaired } = self;
         let count = format!("{ready} of {wanted} brokers are ready");
         let message = if away.is_empty() { count } else { format!("{count}; not ready: {}", away.join(", ")) };
         let works = *ready > wanted / 2;
+        let stores = ready - impaired > wanted / 2;
         let kind = ConditionType::Available;
         match progress {
             Progress::Stopped(why) => {
@@ -72,11 +89,22 @@ impl Availability {
                 let message = format!("{message}; the operator is not connected to them yet");
                 Verdict::bad(kind, Reason::BrokerUnavailable, message)
             }
+            progress if !stopped.is_empty() => {
+                let step = if let Progress::Going(step) = progress { format!("; {step}") } else { String::new() };
+                let message = format!("{}; {message}{step}", self::stopped(stopped));
+                Verdict { kind, status: Some(stores), reason: Reason::StorageStopped, message }
+            }
             Progress::Going(step) => Verdict::good(kind, Reason::RollingOut, format!("{message}; {step}")),
             Progress::Settled if ready < wanted => Verdict::good(kind, Reason::Degraded, message),
             Progress::Settled => Verdict::good(kind, Reason::Available, message),
         }
     }
+}
+
+/// What brokers have stopped storing, and what to do.
+pub fn stopped(brokers: &StoppedByBroker) -> String {
+    let told: Vec<String> = brokers.iter().map(|(name, stopped)| format!("{name} {stopped}")).collect();
+    format!("{}; make sure that the volume has room", told.join("; "))
 }
 
 /// Why brokers do not come up, by name.
@@ -89,7 +117,7 @@ pub fn failures(pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
 }
 
 /// Why a mesh that works is not ready.
-const REDUCED: [Reason; 3] = [Reason::Degraded, Reason::RollingOut, Reason::RollStopped];
+const REDUCED: [Reason; 4] = [Reason::Degraded, Reason::RollingOut, Reason::RollStopped, Reason::StorageStopped];
 
 /// `Ready` only when all brokers are: a mesh that has lost one has no reserve left.
 pub fn with_ready(verdicts: Vec<Verdict>) -> Vec<Verdict> {
@@ -109,6 +137,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::broker::stopped::Stopped;
 
     /// A mesh of as many brokers, some of which are ready.
     fn brokers(ready: &[bool]) -> Availability {
@@ -124,7 +153,29 @@ mod tests {
         };
         let all: Vec<_> = ready.iter().enumerate().map(broker).collect();
         let failures = BTreeMap::from([("m-broker-2".to_owned(), "ErrImagePull".to_owned())]);
-        Availability::of(&serde_json::from_value(mesh).expect("a mesh"), &all, &failures)
+        Availability::of(&serde_json::from_value(mesh).expect("a mesh"), &all, &failures, &StoppedByBroker::new())
+    }
+
+    /// The same three, of which the first ones have no room.
+    fn full(count: usize) -> Availability {
+        let stopped = Stopped { streams: ["s".to_owned()].into(), why: "no room".to_owned(), ..Stopped::default() };
+        let stopped = (0..count).map(|i| (format!("m-broker-{i}"), stopped.clone())).collect();
+        Availability { stopped, impaired: count, ..brokers(&[true, true, true]) }
+    }
+
+    #[rstest]
+    #[case(1, Progress::Settled, true)]
+    #[case(1, going(), true)]
+    #[case(2, Progress::Settled, false)]
+    fn brokers_that_store_no_longer_are_told_and_count_as_away(
+        #[case] count: usize,
+        #[case] progress: Progress,
+        #[case] works: bool,
+    ) {
+        let verdict = full(count).verdict(&progress, true);
+        assert_eq!((verdict.status, verdict.reason), (Some(works), Reason::StorageStopped));
+        assert!(verdict.message.starts_with("m-broker-0 has stopped storing s: no room"), "{}", verdict.message);
+        assert_eq!(with_ready(vec![verdict])[0].status, Some(false));
     }
 
     fn going() -> Progress {

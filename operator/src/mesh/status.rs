@@ -94,7 +94,7 @@ pub fn programmed(
         problem(programmed)
             .or(under_way)
             .unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
-        Availability::of(mesh, &brokers, &failures).verdict(&roll.progress(), connected),
+        Availability::of(mesh, &brokers, &failures, &roll.stopped).verdict(&roll.progress(), connected),
     ]
 }
 

@@ -146,7 +146,8 @@ mod tests {
             certificates: certificates.map(str::to_owned),
             configuration: Vec::new(),
         };
-        Health { brokers: brokers.iter().map(|(name, loaded)| ((*name).to_owned(), said(*loaded))).collect() }
+        let brokers = brokers.iter().map(|(name, loaded)| ((*name).to_owned(), said(*loaded))).collect();
+        Health { brokers, ..Health::default() }
     }
 
     #[test]

@@ -24,8 +24,6 @@ use tokio::{
 
 use crate::broker::Broker;
 
-/// Events a second.
-const RATE: u64 = 2_000;
 const TICK: Duration = Duration::from_millis(10);
 /// When a client stops waiting for an acknowledgement and sends again.
 const ACKNOWLEDGED: Duration = Duration::from_secs(3);
@@ -76,14 +74,15 @@ pub fn options(options: ConnectOptions) -> ConnectOptions {
 }
 
 impl Load {
+    /// `rate`: events a second.
     #[must_use]
-    pub fn start(broker: &Broker, subject: &str, stream: &str) -> Self {
+    pub fn start(broker: &Broker, subject: &str, stream: &str, rate: u64) -> Self {
         let notes =
             Notes { next: 0, acknowledged: BTreeSet::new(), mark: 0, last: Instant::now(), longest: Duration::ZERO };
         let notes = Arc::new(Mutex::new(notes));
         let mut jetstream = broker.jetstream.clone();
         jetstream.set_timeout(ACKNOWLEDGED);
-        let task = tokio::spawn(publish(jetstream, subject.to_owned(), notes.clone()));
+        let task = tokio::spawn(publish(jetstream, subject.to_owned(), rate, notes.clone()));
         Self { broker: broker.clone(), stream: stream.to_owned(), notes, task }
     }
 
@@ -106,6 +105,12 @@ impl Load {
     #[must_use]
     pub fn acknowledged(&self) -> usize {
         self.notes().acknowledged.len()
+    }
+
+    /// How long nothing has been acknowledged.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.notes().last.elapsed()
     }
 
     /// What has become of the events since the mark.
@@ -172,12 +177,12 @@ fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
     notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn publish(jetstream: JetStream, subject: String, notes: Arc<Mutex<Notes>>) {
+async fn publish(jetstream: JetStream, subject: String, rate: u64, notes: Arc<Mutex<Notes>>) {
     let window = Arc::new(Semaphore::new(WINDOW));
     let mut ticks = interval(TICK);
     // What a slow moment has kept back is sent then: the rate is kept.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let each_tick = RATE * TICK.as_millis() as u64 / 1_000;
+    let each_tick = rate * TICK.as_millis() as u64 / 1_000;
     // Tasks end with this one.
     let mut events = tokio::task::JoinSet::new();
     loop {

@@ -1,6 +1,6 @@
 //! What operations do to a mesh under a steady load: a row an operation, judged from what was acknowledged and what is stored.
 
-mod load;
+pub mod load;
 mod rows;
 mod trial;
 

@@ -17,6 +17,8 @@ use crate::{broker::Broker, cluster::Cluster, objects::Namespace};
 /// The mesh of a trial.
 pub const MESH: &str = "m";
 const TOPIC: &str = "events";
+/// Events a second.
+const RATE: u64 = 2_000;
 /// Events that are acknowledged before an operation begins, and after it.
 const AROUND: usize = 4_000;
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -54,7 +56,7 @@ impl<'a> Trial<'a> {
         ns.ready::<EventMesh>(MESH).await?;
         ns.ready::<Topic>(TOPIC).await?;
         let broker: Broker = cluster.broker_with(ns, MESH, load::options).await?;
-        let load = Load::start(&broker, "events.x", &eventmesh_wire::names::stream(&ns.name, TOPIC));
+        let load = Load::start(&broker, "events.x", &eventmesh_wire::names::stream(&ns.name, TOPIC), RATE);
         Ok(Self { cluster, ns, load })
     }
 

@@ -12,6 +12,7 @@ pub mod nats;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod sidecar;
+mod volume;
 
 pub use accounts::{Accounts, Rights};
 pub use artemis::Artemis;
@@ -25,6 +26,7 @@ pub use nats::Nats;
 pub use proxy::Proxy;
 pub use rabbitmq::Rabbitmq;
 pub use sidecar::Sidecar;
+pub use volume::Volume;
 
 use std::{
     collections::BTreeMap,

@@ -5,9 +5,9 @@
 
 mod attack;
 mod bridges;
-mod brokers;
 mod dead_letter_faults;
 mod dead_letters;
+mod faults;
 mod identities;
 mod injection;
 mod leaks;
@@ -30,7 +30,8 @@ use anyhow::{Context, Result, anyhow};
 use eventmesh_tests::{
     RUNTIME,
     broker::Broker,
-    objects::Namespace,
+    brokers,
+    objects::{Namespace, object},
     stack::{MESH, Stack},
 };
 use serde_json::Value;
@@ -83,11 +84,6 @@ impl Test<'_> {
     fn topic(name: &str, more: &str) -> String {
         object("Topic", name, &format!("  mesh: {{name: retail, namespace: platform}}\n{more}"))
     }
-}
-
-/// An object of this API; `spec` is indented by two.
-fn object(kind: &str, name: &str, spec: &str) -> String {
-    format!("apiVersion: eventmesh.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}\n")
 }
 
 /// Compares the fields that `wanted` has.

@@ -22,24 +22,6 @@ fn topic(name: &str, copies: usize) -> String {
     object("Topic", name, &format!("  mesh: {{name: m}}\n  storage: {{replicas: {copies}}}"))
 }
 
-impl Brokers<'_> {
-    /// Waits until the operator asks for so many pods, and takes note of it as the StatefulSet's controller does.
-    async fn asked_for(&self, replicas: usize) -> Result<()> {
-        let asked = |set: &StatefulSet| (set.spec.as_ref()?.replicas == i32::try_from(replicas).ok()).then_some(());
-        self.ns.until::<StatefulSet, _>(SET, &format!("with {replicas} pods"), asked).await?;
-        self.take_note("the number of pods", |_| true).await
-    }
-
-    async fn scaling(&self, reason: &str, part: &str) -> Result<()> {
-        let said = |mesh: &EventMesh| {
-            let conditions = mesh.status.as_ref()?.conditions.iter();
-            let mut programmed = conditions.filter(|condition| condition.type_ == "Programmed");
-            programmed.any(|one| one.reason == reason && one.message.contains(part)).then_some(())
-        };
-        self.ns.until::<EventMesh, _>("m", &format!("{reason}: {part}"), said).await
-    }
-}
-
 /// Who has a copy of a stream, and how many events are in it.
 async fn copies(client: &Broker, ns: &Namespace, topic: &str) -> Result<(BTreeSet<String>, u64)> {
     let stream = eventually("the stream", ns.kube.patience, async || {

@@ -156,6 +156,8 @@ fn container(mesh: &ValidMesh, monitoring: &str) -> Container {
             }),
             ..Lifecycle::default()
         }),
+        // Why a broker does not come up is told in its status then.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         security_context: Some(pods::container_security()),
         volume_mounts: Some(vec![
             mount("config", CONFIG_DIRECTORY, true),

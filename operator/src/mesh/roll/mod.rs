@@ -6,6 +6,7 @@
 
 mod causes;
 pub mod execute;
+mod mend;
 mod observe;
 mod plan;
 pub mod pods;
@@ -13,8 +14,9 @@ pub mod pods;
 use eventmesh_crds::{EventMesh, conditions::Reason, mesh::BrokerRestart};
 use k8s_openapi::api::apps::v1::StatefulSet;
 
-use super::validate::ValidMesh;
+use super::{availability, validate::ValidMesh};
 use crate::{
+    broker::stopped::StoppedByBroker,
     engine::{Context, Error, Outcome},
     status_values::whole_seconds,
 };
@@ -25,6 +27,8 @@ pub struct Roll {
     step: Step,
     /// The restart that the step is, as the status tells it.
     pub restart: Option<BrokerRestart>,
+    /// Brokers that have stopped storing something.
+    pub stopped: StoppedByBroker,
     is_only_broker: bool,
 }
 
@@ -45,18 +49,24 @@ pub async fn run(context: &Context, mesh: &ValidMesh, stateful_set: &StatefulSet
     let restart = match &step {
         Step::Restart(pod) => {
             let after = stateful_set.spec.as_ref().map(|spec| &spec.template);
-            let causes = causes::run(observed.templates.get(&pod.revision), after);
+            let (reason, message) = match observed.stopped.get(&pod.name) {
+                Some(stopped) => (Reason::StorageStopped.as_str(), format!("the broker {stopped}")),
+                None => {
+                    let causes = causes::run(observed.templates.get(&pod.revision), after);
+                    (causes.reason(), causes.to_string())
+                }
+            };
             Some(BrokerRestart {
                 broker: pod.name.clone(),
                 pod_uid: pod.uid.clone(),
                 time: whole_seconds(&context.now().to_string()),
-                reason: causes.reason().to_owned(),
-                message: causes.to_string(),
+                reason: reason.to_owned(),
+                message,
             })
         }
         _ => None,
     };
-    Ok(Roll { step, restart, is_only_broker: mesh.replicas == 1 })
+    Ok(Roll { step, restart, stopped: observed.stopped, is_only_broker: mesh.replicas == 1 })
 }
 
 impl Roll {
@@ -101,17 +111,20 @@ impl Roll {
     }
 }
 
-/// Events: each restart, and once that a roll has stopped.
+/// Events: each restart, and once that a roll or a broker has stopped.
 pub async fn tell(context: &Context, mesh: &EventMesh, roll: &Roll) {
     if let Some(BrokerRestart { broker, message, .. }) = &roll.restart {
         context.note(mesh, "BrokerRestart", format!("{broker}: {message}")).await;
     }
     let conditions = mesh.status.iter().flat_map(|status| &status.conditions);
-    let was_stopped = conditions.into_iter().any(|condition| condition.reason == Reason::RollStopped.as_str());
+    let was = |reason: Reason| conditions.clone().any(|condition| condition.reason == reason.as_str());
     if let Progress::Stopped(message) = roll.progress()
-        && !was_stopped
+        && !was(Reason::RollStopped)
     {
         context.warn(mesh, Reason::RollStopped.as_str(), message).await;
+    }
+    if !roll.stopped.is_empty() && !was(Reason::StorageStopped) {
+        context.warn(mesh, Reason::StorageStopped.as_str(), availability::stopped(&roll.stopped)).await;
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a roll has to know: the pods against the StatefulSet, and what the brokers say. The only reads.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
 
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet},
@@ -10,7 +13,7 @@ use kube::{Api, api::ListParams};
 
 use super::pods::{self, BrokerPod};
 use crate::{
-    broker::cluster::Cluster,
+    broker::{cluster::Cluster, stopped::StoppedByBroker},
     engine::{Context, Error},
     labels::{COMPONENT, INSTANCE},
     mesh::{apply, build::names, validate::ValidMesh},
@@ -24,6 +27,8 @@ pub struct Observed {
     /// Brokers that have no pod.
     pub absent: Vec<String>,
     pub sight: Sight,
+    /// Brokers that have stopped storing something, which only a restart ends.
+    pub stopped: StoppedByBroker,
     /// What the brokers that are to be restarted run with, by revision, as far as Kubernetes keeps it.
     pub templates: BTreeMap<String, PodTemplateSpec>,
 }
@@ -55,11 +60,12 @@ pub async fn run(context: &Context, mesh: &ValidMesh, set: &StatefulSet) -> Resu
         pods: Vec::new(),
         absent: Vec::new(),
         sight: Sight::Unseen(String::new()),
+        stopped: stopped(context, mesh).await,
         templates: BTreeMap::new(),
     };
-    let Some(revision) = revision.filter(|revision| known.iter().any(|pod| pod.revision != *revision)) else {
-        return Ok(nothing);
-    };
+    let is_needed =
+        |revision: &String| !nothing.stopped.is_empty() || known.iter().any(|pod| pod.revision != *revision);
+    let Some(revision) = revision.filter(is_needed) else { return Ok(nothing) };
     // A picture that is a moment old could show a broker as ready that is being restarted.
     let pods = list(context, mesh).await?;
     let names = (0..mesh.replicas).map(|ordinal| format!("{}-{ordinal}", names::brokers(&mesh.key.name)));
@@ -70,6 +76,17 @@ pub async fn run(context: &Context, mesh: &ValidMesh, set: &StatefulSet) -> Resu
         pods,
         ..nothing
     })
+}
+
+/// What brokers have stopped storing. What they have said some seconds ago is asked again: it may have been before a restart.
+async fn stopped(context: &Context, mesh: &ValidMesh) -> StoppedByBroker {
+    let Some(broker) = context.brokers.get(&mesh.key) else { return StoppedByBroker::new() };
+    let known = broker.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if known.stopped.is_empty() {
+        return known.stopped;
+    }
+    let brokers: BTreeSet<String> = known.brokers.into_keys().collect();
+    broker.stopped(&brokers).await.unwrap_or_default()
 }
 
 /// The revision of the StatefulSet as it is applied.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{
+    mend,
     observe::{Observed, Sight},
     pods::{BrokerPod, State},
 };
@@ -40,6 +41,8 @@ pub enum Hold {
     MetadataBehind { brokers: Vec<String> },
     /// Streams and consumers of which not every copy is up to date.
     CopiesBehind { groups: Vec<String> },
+    /// A broker that has stopped storing has to be restarted, and that would hurt now.
+    Stopped { broker: String, why: String },
 }
 
 /// Names that a message shows; the others are counted.
@@ -56,6 +59,9 @@ impl fmt::Display for Hold {
             Self::Silent { brokers } => write!(f, "{} ready and not heard by the other brokers", are(brokers)),
             Self::Leaderless => f.write_str("no broker leads the metadata"),
             Self::MetadataBehind { brokers } => write!(f, "{} not up to date with the metadata", are(brokers)),
+            Self::Stopped { broker, why } => {
+                write!(f, "{broker} has stopped storing, and its restart waits: {why}")
+            }
             Self::CopiesBehind { groups } => {
                 let more = groups.len().saturating_sub(NAMED);
                 let named = groups.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -72,6 +78,9 @@ fn are(brokers: &[String]) -> String {
 
 pub fn run(seen: &Observed) -> Step {
     let Some(revision) = &seen.revision else { return Step::Wait(Hold::Unnoticed) };
+    if let Some(step) = mend::run(seen) {
+        return step;
+    }
     let mut outdated: Vec<&BrokerPod> = seen.pods.iter().filter(|pod| pod.revision != *revision).collect();
     if outdated.is_empty() {
         return Step::Settled;
@@ -158,4 +167,4 @@ fn hold(seen: &Observed, cluster: &Cluster) -> Option<Hold> {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub mod tests;

@@ -7,7 +7,7 @@ use crate::broker::version::Version;
 
 const NAMES: [&str; 3] = ["m-broker-0", "m-broker-1", "m-broker-2"];
 
-fn pod(index: usize, revision: &str, state: State) -> BrokerPod {
+pub fn pod(index: usize, revision: &str, state: State) -> BrokerPod {
     BrokerPod {
         name: NAMES[index].to_owned(),
         uid: format!("uid-{index}"),
@@ -18,7 +18,7 @@ fn pod(index: usize, revision: &str, state: State) -> BrokerPod {
     }
 }
 
-fn group(name: &str, leader: usize, behind: &[usize]) -> Group {
+pub fn group(name: &str, leader: usize, behind: &[usize]) -> Group {
     let names = |wanted: &dyn Fn(usize) -> bool| -> BTreeSet<String> {
         (0..3).filter(|index| wanted(*index)).map(|index| NAMES[index].to_owned()).collect()
     };
@@ -31,7 +31,7 @@ fn group(name: &str, leader: usize, behind: &[usize]) -> Group {
     }
 }
 
-fn cluster(leader: usize) -> Cluster {
+pub fn cluster(leader: usize) -> Cluster {
     Cluster {
         brokers: NAMES.map(str::to_owned).into(),
         meta: Some(group("metadata", leader, &[])),
@@ -41,18 +41,19 @@ fn cluster(leader: usize) -> Cluster {
 }
 
 /// Three brokers, all to be restarted; the first leads.
-fn seen() -> Observed {
+pub fn seen() -> Observed {
     Observed {
         revision: Some("new".to_owned()),
         pods: (0..3).map(|index| pod(index, "old", State::Ready)).collect(),
         absent: Vec::new(),
         sight: Sight::Seen(cluster(0)),
+        stopped: BTreeMap::new(),
         templates: BTreeMap::new(),
     }
 }
 
 /// With another state or revision of one broker.
-fn with(mut seen: Observed, index: usize, revision: &str, state: State) -> Observed {
+pub fn with(mut seen: Observed, index: usize, revision: &str, state: State) -> Observed {
     seen.pods[index] = pod(index, revision, state);
     seen
 }

@@ -73,8 +73,9 @@ fn failed_container(status: &ContainerStatus) -> Option<String> {
     if let Some(ended) = status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
         let reason = ended.reason.as_deref().unwrap_or("no reason given");
         let times = status.restart_count;
+        let said = ended.message.as_deref().and_then(last_line).map(|line| format!(": {line}")).unwrap_or_default();
         return Some(format!(
-            "its container has ended {times} times, last with exit code {} ({reason})",
+            "its container has ended {times} times, last with exit code {} ({reason}){said}",
             ended.exit_code
         ));
     }
@@ -86,6 +87,12 @@ fn failed_container(status: &ContainerStatus) -> Option<String> {
             None => reason.to_owned(),
         }),
     }
+}
+
+/// The last thing that a broker has logged before it ended, without time and process.
+fn last_line(log: &str) -> Option<&str> {
+    let line = log.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.splitn(3, "] ").nth(2).unwrap_or(line))
 }
 
 #[cfg(test)]
@@ -116,11 +123,15 @@ mod tests {
         State::Failing("ErrImagePull: no such image".to_owned()))]
     #[case(json!({"containerStatuses": [container(&json!({"running": {}}), &json!({"terminated": {"exitCode": 1, "reason": "Error"}}))]}),
         State::Failing("its container has ended 3 times, last with exit code 1 (Error)".to_owned()))]
+    #[case(json!({"containerStatuses": [container(&json!({"running": {}}), &json!({"terminated": {"exitCode": 1, "reason": "Error", "message": FULL}}))]}),
+        State::Failing("its container has ended 3 times, last with exit code 1 (Error): Can't start JetStream: no space left on device".to_owned()))]
     #[case(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}),
         State::Failing("no node takes it: 0/3 nodes".to_owned()))]
     fn how_it_is(#[case] status: Value, #[case] state: State) {
         assert_eq!(pod(&status).state, state);
     }
+
+    const FULL: &str = "[1] 2026/11/28 09:23:06.0 [INF] Starting\n[1] 2026/11/28 09:23:06.0 [FTL] Can't start JetStream: no space left on device\n";
 
     fn container(state: &Value, last: &Value) -> Value {
         json!({"name": "broker", "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": state, "lastState": last})

@@ -5,7 +5,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context, Result, ensure};
 use eventmesh_crds::{EventMesh, mesh::BrokerRestart};
-use eventmesh_tests::{objects::Namespace, stack::Stack, wait::eventually};
 use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, StatefulSet},
@@ -19,7 +18,11 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::object;
+use crate::{
+    objects::{Namespace, object},
+    stack::Stack,
+    wait::eventually,
+};
 
 pub const SET: &str = "m-broker";
 
@@ -112,6 +115,13 @@ impl<'a> Brokers<'a> {
         self.create(index, &ready()).await
     }
 
+    /// The kubelet says that a pod has become so.
+    pub async fn becomes(&self, index: usize, status: &Value) -> Result<()> {
+        let status = Patch::Merge(json!({ "status": status }));
+        self.ns.api::<Pod>().patch_status(&name(index), &PatchParams::default(), &status).await?;
+        Ok(())
+    }
+
     pub async fn uids(&self) -> Result<Vec<Option<String>>> {
         let pods = self.ns.api::<Pod>().list(&ListParams::default()).await?;
         Ok(pods.iter().map(ResourceExt::uid).collect())
@@ -120,6 +130,23 @@ impl<'a> Brokers<'a> {
     pub async fn restarts(&self) -> Result<Vec<BrokerRestart>> {
         let status = self.ns.get::<EventMesh>("m").await?.status.context("a status")?;
         Ok(status.restarts.unwrap_or_default())
+    }
+
+    /// Waits until the operator asks for so many pods, and takes note of it as the StatefulSet's controller does.
+    pub async fn asked_for(&self, replicas: usize) -> Result<()> {
+        let asked = |set: &StatefulSet| (set.spec.as_ref()?.replicas == i32::try_from(replicas).ok()).then_some(());
+        self.ns.until::<StatefulSet, _>(SET, &format!("with {replicas} pods"), asked).await?;
+        self.take_note("the number of pods", |_| true).await
+    }
+
+    /// Waits until `Programmed` says so.
+    pub async fn scaling(&self, reason: &str, part: &str) -> Result<()> {
+        let said = |mesh: &EventMesh| {
+            let conditions = mesh.status.as_ref()?.conditions.iter();
+            let mut programmed = conditions.filter(|condition| condition.type_ == "Programmed");
+            programmed.any(|one| one.reason == reason && one.message.contains(part)).then_some(())
+        };
+        self.ns.until::<EventMesh, _>("m", &format!("{reason}: {part}"), said).await
     }
 
     /// Waits until `Available` says so.
@@ -133,10 +160,12 @@ impl<'a> Brokers<'a> {
 }
 
 /// A mesh without TLS, as the cluster of tests is.
+#[must_use]
 pub fn mesh(replicas: usize, brokers: &str) -> String {
     object("EventMesh", "m", &format!("  brokers: {{replicas: {replicas}{brokers}}}\n  tls: {{issuer: Disabled}}"))
 }
 
+#[must_use]
 pub fn name(index: usize) -> String {
     format!("{SET}-{index}")
 }
@@ -149,6 +178,13 @@ pub fn revision(set: &StatefulSet) -> Result<(String, Value)> {
     Ok((format!("{SET}-{:x}", hasher.finish()), template))
 }
 
+#[must_use]
 pub fn ready() -> Value {
     json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
+}
+
+/// It runs, and its probes fail.
+#[must_use]
+pub fn not_ready() -> Value {
+    json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]})
 }
