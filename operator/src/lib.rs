@@ -13,6 +13,7 @@ pub mod engine;
 pub mod identity;
 pub mod injection;
 pub mod labels;
+pub mod leftovers;
 pub mod link;
 pub mod mesh;
 pub mod metrics;

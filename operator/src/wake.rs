@@ -256,10 +256,14 @@ impl Rules {
                 self.wake.subscription(&namespace, &name);
             }
             let of = subscription.spec.topic.namespace_or(&namespace);
-            if let Some(topic) = self.cache.topic(of, &subscription.spec.topic.name) {
-                let mesh = mesh_key(&topic.spec.mesh, of);
-                self.wake.identities(&mesh);
-                self.count(mesh);
+            match self.cache.topic(of, &subscription.spec.topic.name) {
+                Some(topic) => {
+                    let mesh = mesh_key(&topic.spec.mesh, of);
+                    self.wake.identities(&mesh);
+                    self.count(mesh);
+                }
+                // What it has left may be in any mesh.
+                None => self.cache.meshes.state().iter().for_each(|mesh| self.count(mesh_key_of(&namespaced(&**mesh)))),
             }
         }
     }
@@ -513,6 +517,9 @@ impl Rules {
                 if let Some(topic) = topic_of(stream) {
                     self.wake.topic(&topic);
                     self.dependents_of(&topic);
+                    if self.cache.topic(&topic.0, &topic.1).is_none() {
+                        self.refused_topics_of(&event.mesh);
+                    }
                 }
             }
             BrokerChange::StreamReady(stream) => {
@@ -526,6 +533,18 @@ impl Rules {
                 if let Some(topic) = topic_of(stream) {
                     self.wake.topic(&topic);
                 }
+            }
+        }
+    }
+
+    /// Topics that the brokers have refused, perhaps for a stream that nobody has.
+    fn refused_topics_of(&self, mesh: &MeshKey) {
+        for topic in self.cache.topics.state() {
+            let key = namespaced(&*topic);
+            let conditions = topic.status.iter().flat_map(|status| &status.conditions);
+            let is_refused = conditions.into_iter().any(|one| one.type_ == "Programmed" && one.status == "False");
+            if is_refused && mesh_key(&topic.spec.mesh, &key.0) == *mesh {
+                self.wake.topic(&key);
             }
         }
     }

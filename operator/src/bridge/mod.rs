@@ -2,7 +2,6 @@
 
 mod apply;
 pub mod build;
-mod cleanup;
 mod endpoint;
 mod lease;
 pub mod resolve;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use eventmesh_crds::Bridge;
 
 use crate::{
-    engine::{Context, Controller, Error, Outcome, finalizer},
+    engine::{Context, Controller, Error, Outcome},
     refs::is_too_early,
     service_mesh,
 };
@@ -37,9 +36,8 @@ impl Controller for BridgeController {
     async fn reconcile(&self, bridge: Arc<Bridge>) -> Result<Outcome, Error> {
         let context = &*self.context;
         if bridge.metadata.deletion_timestamp.is_some() {
-            return cleanup::run(context, &bridge).await;
+            return Ok(Outcome::Done);
         }
-        finalizer::set(&context.client, &*bridge, cleanup::is_needed(&bridge)).await?;
         let resolved = resolve::run(context, &bridge).await?;
         let observed = bridge.status.as_ref().and_then(|status| status.observed_generation);
         if is_too_early(&resolved.mesh, bridge.metadata.generation, observed) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use eventmesh_crds::{
     Bridge, EventMesh, Topic,
     bridge::{BridgeState, EvaluationErrors, Guarantee, InboundRoute, Ordering, OutboundRoute, RouteStart},
-    common::std_duration,
+    common::{DeletionPolicy, std_duration},
     conditions::{Reason, Verdict},
     mesh::{Expose, PodTemplate, Sync},
 };
@@ -31,6 +31,7 @@ use crate::{
     cache::{mesh_key, namespaced},
     engine::{Stopped, apply::owner_reference},
     identity::party::Party,
+    leftovers::mark,
     mesh::build::names as mesh_names,
     refs::ResolvedMesh,
     subjects::{Refusal, check_filter, dead_letter_subject, delivered_subjects, subjects_of},
@@ -81,7 +82,10 @@ pub fn run(bridge: &Bridge, resolved: &Resolved) -> Result<ValidBridge, Stopped>
         return Err(Stopped::waiting(Reason::BrokerUnavailable, message));
     }
     let rejected = |(reason, message): Refusal| Stopped::rejected(reason, message);
-    let consumers = consumers(bridge, resolved).map_err(rejected)?;
+    let mut consumers = consumers(bridge, resolved).map_err(rejected)?;
+    for consumer in &mut consumers {
+        mark::put(&mut consumer.config, bridge, &mesh.mesh, DeletionPolicy::Delete);
+    }
     let mut config = config(bridge, resolved, mesh, endpoint, credentials);
     config.lease = lease(&config, bridge.spec.replicas);
     check_config(&config).map_err(rejected)?;

@@ -10,6 +10,7 @@ use super::{
     overlay::{Difference, overlay},
     view::ConsumerEntry,
 };
+use crate::leftovers::mark;
 
 /// A consumer as its owner wants it.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,7 +86,16 @@ pub fn plan(found: Option<&Config>, wanted: &WantedConsumer, now: Timestamp) -> 
 
 /// Makes the consumer what it should be.
 pub async fn ensure(broker: &MeshBroker, wanted: &WantedConsumer) -> Result<ConsumerChange, BrokerError> {
-    let found = broker.view().consumer(&wanted.stream, &wanted.name).map(ConsumerEntry::config).transpose()?;
+    let mut found = broker.view().consumer(&wanted.stream, &wanted.name).map(ConsumerEntry::config).transpose()?;
+    if found.as_ref().is_some_and(|found| mark::is_of_predecessor(found, &wanted.config)) {
+        info!(
+            stream = wanted.stream,
+            consumer = wanted.name,
+            "a deleted object of this name has left its place, which goes"
+        );
+        broker.delete_consumer(&wanted.stream, &wanted.name).await?;
+        found = None;
+    }
     let (config, action, change) = match plan(found.as_ref(), wanted, Timestamp::now()) {
         ConsumerPlan::Nothing => return Ok(ConsumerChange::None),
         ConsumerPlan::Pause(until) => {

@@ -5,7 +5,6 @@ pub mod backoff;
 pub mod context;
 pub mod error;
 pub mod events;
-pub mod finalizer;
 pub mod outcome;
 pub mod stopped;
 

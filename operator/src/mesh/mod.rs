@@ -27,6 +27,7 @@ use crate::{
     cache::namespaced,
     engine::{Context, Controller, Error, Outcome},
     identity::MeshKeys,
+    leftovers,
     link::{
         self, dial,
         plan::{self, Links},
@@ -129,6 +130,7 @@ impl Controller for MeshController {
         status::write(context, &mesh, verdicts, Reached { certificates: Some(&plan), restart, links }).await?;
         // After the status: what is done is always written down.
         roll::execute::run(context, &valid.key, &roll).await?;
+        leftovers::run(context, &valid.key, &mesh).await?;
         let slow = volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete();
         let slow = slow.then_some(Outcome::Progressing).or_else(|| roll.outcome()).or_else(|| scale.outcome());
         Ok(slow.unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))

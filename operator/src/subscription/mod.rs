@@ -1,6 +1,5 @@
 //! The Subscription controller: one Subscription, one durable consumer in the brokers.
 
-mod cleanup;
 mod execute;
 mod resolve;
 mod status;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use eventmesh_crds::Subscription;
 
 use crate::{
-    engine::{Context, Controller, Error, Outcome, finalizer},
+    engine::{Context, Controller, Error, Outcome},
     refs::is_too_early,
 };
 
@@ -33,9 +32,8 @@ impl Controller for SubscriptionController {
     async fn reconcile(&self, subscription: Arc<Subscription>) -> Result<Outcome, Error> {
         let context = &*self.context;
         if subscription.metadata.deletion_timestamp.is_some() {
-            return cleanup::run(context, &subscription).await;
+            return Ok(Outcome::Done);
         }
-        finalizer::set(&context.client, &*subscription, cleanup::is_needed(&subscription)).await?;
         let resolved = resolve::run(context, &subscription);
         let observed = subscription.status.as_ref().and_then(|status| status.observed_generation);
         let generation = subscription.metadata.generation;

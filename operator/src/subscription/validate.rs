@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use eventmesh_crds::{
     Subscription, Topic,
-    common::std_duration,
+    common::{DeletionPolicy, std_duration},
     conditions::{ConditionType, Reason, Verdict},
-    subscription::StartPosition,
+    subscription::{PlacePolicy, StartPosition},
     topic::{RetentionPolicy, Right},
 };
 use eventmesh_wire::names;
@@ -24,6 +24,7 @@ use crate::{
     dead_letters::target::{self, Target},
     engine::Stopped,
     identity::grants::{granted, may_subscribe},
+    leftovers::mark,
     subjects::{Refusal, check_filter},
 };
 
@@ -77,10 +78,12 @@ pub fn run(subscription: &Subscription, resolved: &Resolved) -> Result<ValidSubs
         return Err(Stopped::waiting(Reason::TopicNotReady, message));
     }
     let notes = dead_letters.map(|_| if mesh.brokers() >= 3 { 3 } else { 1 });
+    let mut config = config(subscription, filter.as_deref());
+    mark::put(&mut config, subscription, &mesh.mesh, when_gone(subscription));
     let consumer = WantedConsumer {
         name: names::subscription_consumer(&namespace, &name),
         stream,
-        config: config(subscription, filter.as_deref()),
+        config,
         at_creation: beginning(subscription, topic),
         paused: subscription.spec.paused == Some(true),
     };
@@ -172,6 +175,13 @@ fn config(subscription: &Subscription, filter: Option<&[String]>) -> Config {
     }));
     put_filter(&mut config, filter);
     config
+}
+
+fn when_gone(subscription: &Subscription) -> DeletionPolicy {
+    match subscription.spec.deletion_policy.unwrap_or(PlacePolicy::Delete) {
+        PlacePolicy::Delete => DeletionPolicy::Delete,
+        PlacePolicy::Retain => DeletionPolicy::Retain,
+    }
 }
 
 fn beginning(subscription: &Subscription, topic: &Topic) -> Config {

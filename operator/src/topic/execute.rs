@@ -24,6 +24,11 @@ pub async fn run(context: &Context, topic: &Topic, valid: &ValidTopic, plan: Pla
             );
             return Ok(Stopped::not_programmed(Reason::StreamConflict, message));
         }
+        Plan::Replace(config) => {
+            info!(stream, "a deleted Topic of this name has left its stream, which goes");
+            broker.delete_stream(stream).await.map_err(Error::broker("delete the stream"))?;
+            broker.create_stream(stream, &config).await
+        }
         Plan::Create(config) => {
             let result = broker.create_stream(stream, &config).await;
             if result.is_ok() {

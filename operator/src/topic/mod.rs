@@ -3,7 +3,6 @@
 //! A Topic has no children in Kubernetes, so "build and apply" is "plan and execute" here: the plan is a pure
 //! comparison of what is wanted with what the broker has, the execution a call or none.
 
-mod cleanup;
 mod execute;
 mod mirror;
 mod plan;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use eventmesh_crds::{Topic, conditions::Reason};
 
 use crate::{
-    engine::{Context, Controller, Error, Outcome, Stopped, finalizer},
+    engine::{Context, Controller, Error, Outcome, Stopped},
     refs::is_too_early,
 };
 
@@ -38,9 +37,8 @@ impl Controller for TopicController {
     async fn reconcile(&self, topic: Arc<Topic>) -> Result<Outcome, Error> {
         let context = &*self.context;
         if topic.metadata.deletion_timestamp.is_some() {
-            return cleanup::run(context, &topic).await;
+            return Ok(Outcome::Done);
         }
-        finalizer::set(&context.client, &*topic, cleanup::is_needed(&topic)).await?;
         let resolved = resolve::run(context, &topic);
         let observed = topic.status.as_ref().and_then(|status| status.observed_generation);
         if is_too_early(&resolved.mesh, topic.metadata.generation, observed) {

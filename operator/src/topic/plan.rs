@@ -8,12 +8,15 @@ use crate::{
         view::StreamEntry,
     },
     engine::Error,
+    leftovers::mark,
 };
 
 /// One call, or none.
 #[derive(Debug, PartialEq)]
 pub enum Plan {
     Create(Config),
+    /// A Topic of the same name has left it, and wanted it gone.
+    Replace(Config),
     Update {
         config: Config,
         differences: Vec<Difference>,
@@ -43,6 +46,9 @@ fn decide(found: Option<&Config>, wanted: &Config, managed: bool, programmed_bef
     }
     if !programmed_before && !is_ours(found) {
         return Plan::Conflict;
+    }
+    if mark::is_of_predecessor(found, wanted) {
+        return Plan::Replace(wanted.clone());
     }
     let result = overlay(found, wanted);
     if result.differences.is_empty() {
@@ -87,6 +93,21 @@ mod tests {
             panic!("an update is needed")
         };
         assert_eq!((config["max_age"].clone(), differences.len()), (json!(5), 1));
+    }
+
+    #[test]
+    fn what_a_deleted_topic_of_the_name_wanted_gone_is_not_taken_over() {
+        let marked = |uid: &str, when_gone: &str| {
+            let mut config = wanted();
+            let marks = [("object-uid", uid), ("mesh-uid", "m"), ("when-gone", when_gone)];
+            for (key, value) in marks {
+                config["metadata"][format!("eventmesh.dev/{key}")] = json!(value);
+            }
+            config
+        };
+        let wanted = marked("new", "Delete");
+        assert_eq!(decide(Some(&marked("old", "Delete")), &wanted, true, false), Plan::Replace(wanted.clone()));
+        assert!(matches!(decide(Some(&marked("old", "Retain")), &wanted, true, false), Plan::Update { .. }));
     }
 
     #[test]

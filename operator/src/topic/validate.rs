@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use eventmesh_crds::{
     Topic,
-    common::std_duration,
+    common::{DeletionPolicy, std_duration},
     conditions::Reason,
     quantity::ByteQuantity,
     topic::{Compression, Discard, RetentionPolicy, StorageType},
@@ -21,6 +21,7 @@ use crate::{
     cache::namespaced,
     engine::Stopped,
     identity::grants,
+    leftovers::mark,
     link,
     refs::ResolvedMesh,
     subjects::{Refusal, subjects_of},
@@ -28,7 +29,6 @@ use crate::{
 
 /// Metadata of a stream: which Topic it belongs to.
 pub const OWNER: &str = "eventmesh.dev/topic";
-pub const OWNER_UID: &str = "eventmesh.dev/topic-uid";
 
 /// Default time in which an id is remembered.
 const DEDUPLICATION_WINDOW: i64 = 120_000_000_000;
@@ -105,6 +105,7 @@ fn accept(topic: &Topic, mesh: &ResolvedMesh, overlap: Option<&Overlap>) -> Resu
     if link::plan::exports(&mesh.mesh, &patterns) {
         hand_on(&mut config);
     }
+    mark::put(&mut config, topic, &mesh.mesh, topic.spec.deletion_policy.unwrap_or(DeletionPolicy::Retain));
     Ok(config)
 }
 
@@ -185,7 +186,7 @@ fn build(topic: &Topic, subjects: &[String], replicas: i32) -> Result<Config, St
         "sealed": false,
         // Only what a link exports is handed on; see `hand_on`.
         "republish": null,
-        "metadata": { OWNER: format!("{namespace}/{name}"), OWNER_UID: topic.metadata.uid },
+        "metadata": { OWNER: format!("{namespace}/{name}") },
     });
     Ok(object(value))
 }

@@ -22,6 +22,7 @@ mod service_mesh;
 mod subscriptions;
 mod tls;
 mod topics;
+mod uninstall;
 mod versions;
 mod volumes;
 mod walls;

@@ -210,13 +210,22 @@ fn a_paused_subscription_gets_nothing_until_it_goes_on() -> Result<()> {
 fn the_place_is_forgotten_or_kept_as_the_policy_says() -> Result<()> {
     shared("sub-policy", async |test| {
         test.ready_topic("sub-policy", "").await?;
-        for (name, policy, stays) in [("gone", "Delete", false), ("kept", "Retain", true)] {
+        for (name, policy, stays) in [("kept", "Retain", true), ("gone", "Delete", false)] {
             test.ns.apply(&subscription(name, "sub-policy", &format!("  deletionPolicy: {policy}"))).await?;
             test.ns.ready::<Subscription>(name).await?;
             test.ns.delete_and_wait::<Subscription>(name).await?;
-            let found = test.broker.consumer(&test.stream_name("sub-policy"), &test.consumer_name(name)).await?;
-            assert_eq!(found.is_some(), stays, "{policy}");
+            if !stays {
+                let (stream, consumer) = (test.stream_name("sub-policy"), test.consumer_name(name));
+                eventually("end of the consumer", test.ns.kube.patience, async || {
+                    let found = test.broker.consumer(&stream, &consumer).await.map_err(|error| format!("{error:#}"))?;
+                    Ok(found.is_none().then_some(()))
+                })
+                .await?;
+            }
         }
+        // What is kept has outlived what is not, and is found again.
+        let kept = test.broker.consumer(&test.stream_name("sub-policy"), &test.consumer_name("kept")).await?;
+        assert!(kept.is_some());
         assert_eq!(test.stream("sub-policy").await?["config"]["name"], test.stream_name("sub-policy"));
         Ok(())
     })
