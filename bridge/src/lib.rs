@@ -22,3 +22,4 @@ pub mod route;
 pub mod running;
 pub mod sidecar;
 mod tls;
+pub mod volume_check;

@@ -93,6 +93,8 @@ reasons! {
     RollingOut: "A change is being rolled out to the brokers one by one; the message says what is under way, or what the next restart waits for.",
     Scaling: "The mesh gets more brokers, or fewer; the message says what is under way, or what the next step waits for. Events flow meanwhile. Brokers that are to go are emptied first.",
     ScaleBlocked: "Brokers cannot be taken away: the message lists what the others could not hold, and what to do. Nothing is moved until then, and every broker serves on.",
+    ReplacingBroker: "A broker has lost its volume and is taken back as a new one; the message says what is under way, or what the next step waits for. Events flow meanwhile.",
+    VolumesLost: "Several brokers have lost their volumes at the same time, and nothing is done without a person; the message names them and says what to do.",
     StorageStopped: "A broker has stopped storing what the others store, since it could not write: mostly its volume is full. The message names it and says what it has stopped storing; the others serve on, and nothing is rolled out. The operator restarts it when that hurts nobody, since only that makes it write again, and its kubelet restarts it until it has room: make brokers.storage.size larger, or free what else fills the volume.",
     RollStopped: "A broker does not come up after its restart, or with a version that the operator does not know, so the roll has stopped there and the other brokers serve on; the message names the broker and what is wrong with it. Correct the change or take it back: the roll goes on with that broker.",
     BrokerUnavailable: "The operator has no connection to the brokers of the mesh. Look at the EventMesh; the operator goes on by itself once they answer.",

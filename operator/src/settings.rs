@@ -55,9 +55,17 @@ pub struct Images {
     /// Image of the brokers where an `EventMesh` names none.
     #[arg(long = "broker-image", env = "BROKER_IMAGE")]
     pub broker: String,
-    /// Image of the bridge pods.
+    /// Image of the data plane: bridge pods, sidecars, and the check of a broker's volume.
     #[arg(long = "bridge-image", env = "BRIDGE_IMAGE")]
     pub bridge: String,
+}
+
+#[cfg(test)]
+impl Images {
+    /// The same in each run.
+    pub fn fixed() -> Self {
+        Self { broker: "registry.example/broker:1".to_owned(), bridge: "registry.example/bridge:1".to_owned() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

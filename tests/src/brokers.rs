@@ -1,14 +1,19 @@
 //! The pods of a mesh's brokers, which are real and one cluster. There are no controllers and no nodes: a test does the part of
 //! the StatefulSet's controller and of the kubelet.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use eventmesh_crds::{EventMesh, mesh::BrokerRestart};
+use eventmesh_wire::volume::MEMBERS_FILE;
 use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, StatefulSet},
-        core::v1::{Pod, PodTemplateSpec},
+        core::v1::{ConfigMap, Pod, PodTemplateSpec},
     },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
@@ -19,7 +24,9 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    broker::Broker,
     objects::{Namespace, object},
+    paths::release,
     stack::Stack,
     wait::eventually,
 };
@@ -111,6 +118,11 @@ impl<'a> Brokers<'a> {
 
     /// It is back. The pod is ready from the first moment, so that the operator has to see by itself whether the broker is.
     pub async fn begin(&mut self, index: usize) -> Result<()> {
+        let (_, template) = revision(&self.ns.get(SET).await?)?;
+        if !template["spec"]["initContainers"].is_null() {
+            let checked = self.check(index).await?;
+            ensure!(checked["state"]["terminated"]["exitCode"] == 0, "the check of its volume refuses it: {checked}");
+        }
         self.stack.start_peer(index)?;
         self.create(index, &ready()).await
     }
@@ -120,6 +132,34 @@ impl<'a> Brokers<'a> {
         let status = Patch::Merge(json!({ "status": status }));
         self.ns.api::<Pod>().patch_status(&name(index), &PatchParams::default(), &status).await?;
         Ok(())
+    }
+
+    /// The kubelet runs the check of the volume, with the list as it is now. Returns how it tells of it.
+    pub async fn check(&self, index: usize) -> Result<Value> {
+        let volume = self.stack.store(index);
+        let list = volume.with_extension("members");
+        let map = self.ns.api::<ConfigMap>().get_opt("m-members").await?;
+        match map.and_then(|map| map.data?.remove(MEMBERS_FILE)) {
+            Some(file) => std::fs::write(&list, file)?,
+            None => ensure!(!list.exists(), "the list does not go"),
+        }
+        let mut check = Command::new(release("eventmesh-volume-check")?);
+        let ended = check.arg(volume).arg(list).env("POD_NAME", name(index)).output()?;
+        let message = String::from_utf8(ended.stderr)?;
+        let terminated = json!({"exitCode": ended.status.code(), "reason": "Ended", "message": message});
+        Ok(
+            json!({"name": "volume-check", "image": "i", "imageID": "", "ready": ended.status.success(), "restartCount": 0,
+            "state": {"terminated": terminated}}),
+        )
+    }
+
+    /// The volume of a broker is lost; its pod comes again with an empty one, and does not start.
+    pub async fn lose(&mut self, index: usize) -> Result<()> {
+        self.end(index).await?;
+        self.stack.lose_volume(index)?;
+        let check = self.check(index).await?;
+        ensure!(check["state"]["terminated"]["exitCode"] == 3, "it is counted on, and would start: {check}");
+        self.create(index, &refused(&check)).await
     }
 
     pub async fn uids(&self) -> Result<Vec<Option<String>>> {
@@ -139,21 +179,20 @@ impl<'a> Brokers<'a> {
         self.take_note("the number of pods", |_| true).await
     }
 
-    /// Waits until `Programmed` says so.
-    pub async fn scaling(&self, reason: &str, part: &str) -> Result<()> {
-        let said = |mesh: &EventMesh| {
-            let conditions = mesh.status.as_ref()?.conditions.iter();
-            let mut programmed = conditions.filter(|condition| condition.type_ == "Programmed");
-            programmed.any(|one| one.reason == reason && one.message.contains(part)).then_some(())
-        };
-        self.ns.until::<EventMesh, _>("m", &format!("{reason}: {part}"), said).await
-    }
-
     /// Waits until `Available` says so.
     pub async fn available(&self, reason: &str, part: &str) -> Result<Condition> {
+        self.said("Available", reason, part).await
+    }
+
+    /// Waits until `Programmed` says so.
+    pub async fn programmed(&self, reason: &str, part: &str) -> Result<Condition> {
+        self.said("Programmed", reason, part).await
+    }
+
+    async fn said(&self, kind: &str, reason: &str, part: &str) -> Result<Condition> {
         let said = |mesh: &EventMesh| {
-            let available = mesh.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Available")?;
-            (available.reason == reason && available.message.contains(part)).then(|| available.clone())
+            let condition = mesh.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)?;
+            (condition.reason == reason && condition.message.contains(part)).then(|| condition.clone())
         };
         self.ns.until::<EventMesh, _>("m", &format!("{reason}: {part}"), said).await
     }
@@ -178,9 +217,29 @@ pub fn revision(set: &StatefulSet) -> Result<(String, Value)> {
     Ok((format!("{SET}-{:x}", hasher.finish()), template))
 }
 
+/// Who has a copy of the stream of a Topic, and how many events are in it.
+pub async fn copies(client: &Broker, ns: &Namespace, topic: &str) -> Result<(BTreeSet<String>, u64)> {
+    let stream = eventually("the stream", ns.kube.patience, async || {
+        client.stream(&eventmesh_wire::names::stream(&ns.name, topic)).await.map_err(|error| format!("{error:#}"))
+    });
+    let info: Value = stream.await?;
+    let cluster = &info["cluster"];
+    let others = cluster["replicas"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
+    let members = others.chain(cluster["leader"].as_str()).map(str::to_owned).collect();
+    Ok((members, info["state"]["messages"].as_u64().context("a number")?))
+}
+
 #[must_use]
 pub fn ready() -> Value {
     json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
+}
+
+/// The pod of a broker that does not start.
+fn refused(check: &Value) -> Value {
+    let waiting = json!({"name": "broker", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "PodInitializing"}}});
+    json!({"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}],
+        "initContainerStatuses": [check], "containerStatuses": [waiting]})
 }
 
 /// It runs, and its probes fail.

@@ -259,6 +259,14 @@ impl Stack {
         self.folder.join(if index == 0 { "jetstream".to_owned() } else { format!("jetstream-{index}") })
     }
 
+    /// The volume of a broker that does not run is lost, and there is a new one.
+    pub fn lose_volume(&self, index: usize) -> Result<()> {
+        let store = self.store(index);
+        std::fs::remove_dir_all(&store)?;
+        std::fs::create_dir(store)?;
+        Ok(std::fs::remove_dir_all(self.folder.join(format!("accounts-{index}")))?)
+    }
+
     /// A broker of the cluster ends without warning.
     pub fn kill_peer(&mut self, index: usize) {
         *self.peer(index) = None;

@@ -20,6 +20,7 @@ pub mod secret;
 pub mod subject;
 pub mod token;
 pub mod validate;
+pub mod volume;
 
 use sha2::{Digest, Sha256};
 

@@ -68,10 +68,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// Whether every member has everything, so that one of them may be away for a while.
+    /// Whether every member has everything and none is missing, so that one of them may be away for a while.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.leader.is_some() && self.behind.is_empty() && !self.moving
+        let is_whole = self.others.len() + 1 >= self.copies;
+        self.leader.is_some() && self.behind.is_empty() && !self.moving && is_whole
     }
 
     /// Whether the broker is one of its members.
@@ -202,11 +203,26 @@ impl MeshBroker {
         self.api().call::<_, Value>(subject, &json!({ "peer": broker })).await.map(drop)
     }
 
-    /// Takes a broker out of the metadata for good. Whatever it still stores is lost with it.
-    pub async fn remove_peer(&self, broker: &str) -> Result<(), BrokerError> {
-        let api = Api::new(self.system.clone());
-        api.call::<_, Value>("$JS.API.SERVER.REMOVE".to_owned(), &json!({ "peer": broker })).await.map(drop)
+    /// Takes a member out of the metadata for good, by the name that its leader knows. Whatever it still stores is lost with it.
+    pub async fn remove_peer(&self, member: &str) -> Result<(), BrokerError> {
+        let request = match unnamed(member) {
+            Some(id) => json!({ "peer_id": id }),
+            None => json!({ "peer": member }),
+        };
+        Api::new(self.system.clone()).call::<_, Value>("$JS.API.SERVER.REMOVE".to_owned(), &request).await.map(drop)
     }
+
+    /// Lets so many brokers, which are all that answer, lead the metadata for a few minutes. Only where the others are lost for good:
+    /// each then has to be taken out.
+    pub async fn rescue(&self, left: usize) -> Result<(), BrokerError> {
+        let request = json!({ "quorum_needed": left });
+        Api::new(self.system.clone()).call::<_, Value>("$JS.API.META.RESCUE".to_owned(), &request).await.map(drop)
+    }
+}
+
+/// The id of a member whose name the leader does not know; there is one in what it says in place of the name.
+fn unnamed(member: &str) -> Option<&str> {
+    member.strip_prefix("Server name unknown")?.split_once("(peerID: ")?.1.strip_suffix(')')
 }
 
 fn read(answers: &[Answer]) -> Cluster {
@@ -300,6 +316,23 @@ mod tests {
         assert!(cluster.groups.iter().all(Group::is_current), "{:?}", cluster.groups);
         let behind = read(&[answer("a", "b", true), answer("b", "b", false), answer("c", "b", true)]);
         assert!(behind.groups.iter().all(|group| group.behind.len() == 2), "{:?}", behind.groups);
+    }
+
+    #[test]
+    fn a_member_without_a_name_has_an_id() {
+        assert_eq!(unnamed("Server name unknown at this time (peerID: KnFl9prV)"), Some("KnFl9prV"));
+        assert_eq!(unnamed("m-broker-1"), None);
+    }
+
+    #[test]
+    fn a_group_that_lacks_a_copy_is_not_current() {
+        let mut one = answer("b", "b", true);
+        let stream = &mut one.data.as_mut().expect("data").account_details[0].stream_detail[0];
+        stream.cluster.as_mut().expect("a group").replicas.truncate(1);
+        let cluster = read(&[one]);
+        let current: Vec<_> =
+            cluster.groups.iter().filter(|group| group.is_current()).map(|group| &group.name).collect();
+        assert_eq!(current, ["consumer c of stream s"]);
     }
 
     #[test]

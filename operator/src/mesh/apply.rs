@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use eventmesh_crds::tls::TlsIssuer;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Pod, Secret, Service},
+    core::v1::{Pod, PodTemplateSpec, Secret, Service},
 };
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    runtime::reflector::ObjectRef,
 };
 use serde_json::{Value, json};
 
@@ -151,6 +152,16 @@ pub fn pods(context: &Context, namespace: &str, mesh: &str) -> Vec<std::sync::Ar
     });
     pods.sort_by_key(|pod| pod.name_any());
     pods
+}
+
+/// What the brokers' pods are made from now, in the StatefulSet and in the pods themselves.
+pub fn made_from(context: &Context, mesh: &ValidMesh) -> Vec<PodTemplateSpec> {
+    let set = ObjectRef::<StatefulSet>::new(&names::brokers(&mesh.key.name)).within(&mesh.key.namespace);
+    let set = context.cache.stateful_sets.get(&set);
+    let wanted = set.and_then(|set| Some(set.spec.as_ref()?.template.clone()));
+    let pods = pods(context, &mesh.key.namespace, &mesh.key.name).into_iter();
+    let made = pods.map(|pod| PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() });
+    wanted.into_iter().chain(made).collect()
 }
 
 /// Makes the kubelets of these pods bring their files up to date. Returns the pods that had been told before.

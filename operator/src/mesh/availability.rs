@@ -110,7 +110,7 @@ pub fn stopped(brokers: &StoppedByBroker) -> String {
 /// Why brokers do not come up, by name.
 pub fn failures(pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
     let failure = |pod: &Arc<Pod>| match pods::read(pod).state {
-        State::Failing(why) => Some((pod.name_any(), why)),
+        State::Failing(why) | State::Refused(why) => Some((pod.name_any(), why)),
         _ => None,
     };
     pods.iter().filter_map(failure).collect()

@@ -4,6 +4,8 @@ mod apply;
 mod availability;
 pub mod build;
 pub mod certificates;
+mod members;
+mod replace;
 mod resolve;
 mod roll;
 mod scale;
@@ -84,7 +86,7 @@ impl Controller for MeshController {
         if let Some(problem) = &resolved.keys.spoiled {
             context.warn(&*mesh, "SecretRestored", format!("{problem}; the keys are put back")).await;
         }
-        let mut valid = match validate::run(&mesh, &context.images.broker) {
+        let mut valid = match validate::run(&mesh, &context.images) {
             Ok(valid) => valid,
             Err(verdict) => {
                 status::write(context, &mesh, status::rejected(verdict), Reached::default()).await?;
@@ -99,6 +101,7 @@ impl Controller for MeshController {
             // The next pass makes the StatefulSet anew, when this one is gone.
             return Ok(Outcome::Progressing);
         }
+        valid.lacks_copies = replace::lacks_copies(context, &mesh, &valid);
         let links = plan::of(&context.cache, &mesh);
         let dialled = dial::resolve(context, &key, &links).await?;
         (valid.remotes, valid.link_files) = (dialled.remotes, dialled.files);
@@ -110,7 +113,9 @@ impl Controller for MeshController {
         };
         // On the heap: together these objects are larger than a task should carry.
         let configuration = build::config_file::revisions(&valid, &resolved.keys.keys);
-        let desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
+        let mut desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
+        build::volume_check::keep(&mut desired.stateful_set, &apply::made_from(context, &valid));
+        let listed = members::read(context, &valid).await?;
         let applied = Box::pin(apply::run(context, &desired)).await?;
         forget_links(context, &mesh, &valid).await?;
         connect(context, &valid, resolved.keys.keys, files).await?;
@@ -121,9 +126,10 @@ impl Controller for MeshController {
         }
         let roll = roll::run(context, &valid, &applied.stateful_set).await?;
         roll::tell(context, &mesh, &roll).await;
+        let replace = replace::run(context, &mesh, &valid, listed).await?;
         let scale = scale.act(context, &valid, &roll).await?;
         let seen = link::status::Seen { leafs: leafs(context, &key, &links).await, ..dialled.seen };
-        let under_way = volumes.verdict().or_else(|| scale.verdict());
+        let under_way = replace.verdict().or_else(|| volumes.verdict()).or_else(|| scale.verdict());
         let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, under_way);
         let verdicts = verdicts.into_iter().chain(link::status::linked(&links, &seen)).collect();
         let (restart, links) = (roll.restart.as_ref(), Some((&links, &seen)));
@@ -132,7 +138,8 @@ impl Controller for MeshController {
         roll::execute::run(context, &valid.key, &roll).await?;
         leftovers::run(context, &valid.key, &mesh).await?;
         let slow = volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete();
-        let slow = slow.then_some(Outcome::Progressing).or_else(|| roll.outcome()).or_else(|| scale.outcome());
+        let slow = slow.then_some(Outcome::Progressing).or_else(|| replace.outcome());
+        let slow = slow.or_else(|| roll.outcome()).or_else(|| scale.outcome());
         Ok(slow.unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
     }
 }

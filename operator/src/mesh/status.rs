@@ -99,11 +99,16 @@ pub fn programmed(
 }
 
 fn accepted(mesh: &EventMesh, brokers: &[BrokerStatus]) -> Verdict {
-    let in_the_clear = "spec.tls.issuer is Disabled: passwords and events of clients cross the network in the clear";
+    let in_the_clear = (!mesh.spec.has_tls()).then(|| {
+        "spec.tls.issuer is Disabled: passwords and events of clients cross the network in the clear".to_owned()
+    });
     // The tag of their image does not tell it, or it would have been refused.
     let unsupported = brokers.iter().find_map(|broker| Version::read(broker.version.as_deref()?)?.refusal());
-    let warnings = [(!mesh.spec.has_tls()).then(|| in_the_clear.to_owned()), unsupported];
-    let warnings: Vec<String> = warnings.into_iter().flatten().collect();
+    let given_up = mesh.annotations().get(names::GIVE_UP).map(|brokers| {
+        let annotation = names::GIVE_UP;
+        format!("{annotation} gives up what only {brokers} had: remove the annotation when they are back")
+    });
+    let warnings: Vec<String> = [in_the_clear, unsupported, given_up].into_iter().flatten().collect();
     let reason = if warnings.is_empty() { Reason::Accepted } else { Reason::AcceptedWithWarning };
     Verdict::good(ConditionType::Accepted, reason, warnings.join("; "))
 }

@@ -27,6 +27,7 @@ use crate::{
     engine::apply::owner_reference,
     link::remote::Remote,
     pki::{self, Outside, Policy, outside::Unusable},
+    settings::Images,
 };
 
 /// Keys of the broker's configuration that the operator writes itself. The broker ignores case, and knows some by
@@ -76,6 +77,8 @@ pub struct ValidMesh {
     pub owner: OwnerReference,
     pub replicas: i32,
     pub image: String,
+    /// Image of the program that looks at a volume before its broker starts.
+    pub check_image: String,
     pub storage_size: ByteQuantity,
     pub storage_class: Option<String>,
     pub when_deleted: WhenDeleted,
@@ -90,6 +93,8 @@ pub struct ValidMesh {
     pub listeners: Vec<(Listener, Expose)>,
     pub tls: ValidTls,
     pub service_mesh: ServiceMesh,
+    /// Whether all pods may be ready and copies are missing nevertheless: as it is found.
+    pub lacks_copies: bool,
     /// Links that these brokers dial, and the files that they need for it: as they are found.
     pub remotes: Vec<Remote>,
     pub link_files: BTreeMap<String, ByteString>,
@@ -113,7 +118,7 @@ impl ValidTls {
     }
 }
 
-pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> {
+pub fn run(mesh: &EventMesh, images: &Images) -> Result<ValidMesh, Verdict> {
     let (namespace, name) = namespaced(mesh);
     let brokers = &mesh.spec.brokers;
     let storage = brokers.storage.clone().unwrap_or_default();
@@ -126,7 +131,7 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
         let message = format!("brokers.extraConfig sets `{key}`, which the operator owns; remove it");
         return Err(refuse(Reason::ReservedConfigKey, message));
     }
-    let image = brokers.image.clone().unwrap_or_else(|| default_image.to_owned());
+    let image = brokers.image.clone().unwrap_or_else(|| images.broker.clone());
     if let Some(refusal) = Version::of_image(&image).and_then(Version::refusal) {
         let message = format!("brokers.image is {image}, but {refusal}; use an image of one of these");
         return Err(refuse(Reason::UnsupportedVersion, message));
@@ -136,6 +141,7 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
         owner: owner_reference(mesh),
         replicas: brokers.count(),
         image,
+        check_image: images.bridge.clone(),
         storage_size: storage.size.unwrap_or(default_size),
         storage_class: storage.class_name,
         when_deleted: storage.when_deleted.unwrap_or(WhenDeleted::Retain),
@@ -155,6 +161,7 @@ pub fn run(mesh: &EventMesh, default_image: &str) -> Result<ValidMesh, Verdict> 
         .collect(),
         tls: tls(mesh),
         service_mesh: mesh.spec.service_mesh(),
+        lacks_copies: false,
         remotes: Vec::new(),
         link_files: BTreeMap::new(),
     })
@@ -230,7 +237,7 @@ mod tests {
     #[case(json!({"extraConfig": {"ws": {}}}))]
     #[case(json!({"extraConfig": {"server_metadata": {}}}))]
     fn refuses_keys_that_the_operator_owns(#[case] brokers: Value) {
-        let verdict = run(&mesh(&brokers), "broker:1").err().expect("refused");
+        let verdict = run(&mesh(&brokers), &Images::fixed()).err().expect("refused");
         assert_eq!(verdict.reason, Reason::ReservedConfigKey);
     }
 
@@ -240,7 +247,7 @@ mod tests {
     #[case(json!({"image": "nats:2.14.7-alpine"}), true)]
     #[case(json!({"image": "nats:latest"}), true)]
     fn an_image_of_a_version_that_is_not_known_is_refused(#[case] brokers: Value, #[case] valid: bool) {
-        let verdict = run(&mesh(&brokers), "broker:1").err();
+        let verdict = run(&mesh(&brokers), &Images::fixed()).err();
         assert_eq!(verdict.as_ref().map(|verdict| verdict.reason), (!valid).then_some(Reason::UnsupportedVersion));
     }
 
@@ -250,7 +257,7 @@ mod tests {
     #[case(json!({"storage": {"sync": "Always"}}), "always")]
     #[case(json!({"replicas": 1, "storage": {"sync": "2m"}}), "120000ms")]
     fn one_copy_syncs_always(#[case] brokers: Value, #[case] expected: &str) {
-        let Ok(valid) = run(&mesh(&brokers), "broker:1") else { panic!("the spec is valid") };
+        let Ok(valid) = run(&mesh(&brokers), &Images::fixed()) else { panic!("the spec is valid") };
         assert_eq!(valid.sync_interval, expected);
     }
 }

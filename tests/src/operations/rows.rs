@@ -11,17 +11,19 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{EvictParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
 use super::trial::{MESH, Operation, Trial};
-use crate::{cluster::OPERATOR_NAMESPACE, paths::repository, wait::eventually};
+use crate::{cluster::OPERATOR_NAMESPACE, objects::is_ready, paths::repository, wait::eventually};
 
 const SET: &str = "m-broker";
 /// How long a node that was lost stays away.
 const AWAY: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_mins(3);
+/// Brokers let nobody in for five minutes whom they have taken out.
+const LET_IN: Duration = Duration::from_mins(10);
 
 macro_rules! operation {
     ($name:literal, $function:ident) => {{
@@ -44,6 +46,7 @@ pub const OPERATIONS: [Operation; 12] = [
     operation!("broker killed", broker_killed),
     operation!("node drain", drain),
     operation!("node lost", node_lost),
+    operation!("volume lost", volume_lost),
     operation!("operator upgrade", upgrade),
     operation!("operator killed", operator_killed),
 ];
@@ -162,6 +165,27 @@ async fn node_lost(trial: &Trial<'_>) -> Result<()> {
     tokio::time::sleep(AWAY).await;
     trial.cluster.fault(&["heal", &node]).await?;
     ready_again(trial).await
+}
+
+/// A disk has failed: a person gives claim and pod up.
+async fn volume_lost(trial: &Trial<'_>) -> Result<()> {
+    let (name, claim) = (format!("{SET}-2"), format!("data-{SET}-2"));
+    let uids = async || -> Result<_> {
+        Ok((trial.ns.get::<Pod>(&name).await?.uid(), trial.ns.get::<PersistentVolumeClaim>(&claim).await?.uid()))
+    };
+    let before = uids().await?;
+    trial.ns.api::<PersistentVolumeClaim>().delete(&claim, &DeleteParams::default()).await?;
+    trial.ns.api::<Pod>().delete(&name, &DeleteParams::default()).await?;
+    trial.ns.until::<Pod, _>(&name, "another one", |pod| (pod.uid() != before.0).then_some(())).await?;
+    trial.ns.condition::<EventMesh>(MESH, "Programmed", "Unknown", "ReplacingBroker").await?;
+    eventually("the broker is back, with its copies", LET_IN, async || {
+        let mesh = trial.ns.get::<EventMesh>(MESH).await.map_err(|error| format!("{error:#}"))?;
+        if is_ready(&mesh) { Ok(Some(())) } else { Err(format!("{:#?}", mesh.status.map(|status| status.conditions))) }
+    })
+    .await?;
+    let after = uids().await?;
+    ensure!(before.1 != after.1, "the volume is another one");
+    Ok(())
 }
 
 /// Another version of the operator over a mesh that runs changes nothing of it.

@@ -12,6 +12,7 @@ mod identities;
 mod injection;
 mod leaks;
 mod links;
+mod lost_volumes;
 mod meshes;
 mod mirrors;
 mod refusals;

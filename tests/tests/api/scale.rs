@@ -2,15 +2,13 @@
 
 use std::{cell::Cell, collections::BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use eventmesh_crds::{EventMesh, Topic};
-use eventmesh_tests::{broker::Broker, objects::Namespace, wait::eventually};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use serde_json::Value;
 
 use crate::{
     alone,
-    brokers::{Brokers, SET, mesh, name, ready},
+    brokers::{Brokers, SET, copies, mesh, name, ready},
     object,
 };
 
@@ -20,18 +18,6 @@ const ALONE: &str = "alone";
 
 fn topic(name: &str, copies: usize) -> String {
     object("Topic", name, &format!("  mesh: {{name: m}}\n  storage: {{replicas: {copies}}}"))
-}
-
-/// Who has a copy of a stream, and how many events are in it.
-async fn copies(client: &Broker, ns: &Namespace, topic: &str) -> Result<(BTreeSet<String>, u64)> {
-    let stream = eventually("the stream", ns.kube.patience, async || {
-        client.stream(&eventmesh_wire::names::stream(&ns.name, topic)).await.map_err(|error| format!("{error:#}"))
-    });
-    let info: Value = stream.await?;
-    let cluster = &info["cluster"];
-    let others = cluster["replicas"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
-    let members = others.chain(cluster["leader"].as_str()).map(str::to_owned).collect();
-    Ok((members, info["state"]["messages"].as_u64().context("a number")?))
 }
 
 #[test]
@@ -73,7 +59,7 @@ fn brokers_come_get_their_share_and_go_again_without_a_loss() -> Result<()> {
             ns.apply(&topic("wide", 5)).await?;
             ns.ready::<Topic>("wide").await?;
             ns.apply(&mesh(3, "")).await?;
-            brokers.scaling("ScaleBlocked", "wide (5)").await?;
+            brokers.programmed("ScaleBlocked", "wide (5)").await?;
             ensure!(ns.get::<StatefulSet>(SET).await?.spec.and_then(|spec| spec.replicas) == Some(5));
             ns.apply(&topic("wide", 3)).await?;
             brokers.asked_for(4).await?;

@@ -13,10 +13,12 @@ mod services;
 #[cfg(test)]
 mod snapshots;
 pub mod stateful_set;
+pub mod volume_check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use eventmesh_crds::EventMesh;
+use eventmesh_wire::volume;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -43,6 +45,15 @@ pub struct Desired {
     pub budget: PodDisruptionBudget,
     pub network_policy: NetworkPolicy,
     pub stateful_set: StatefulSet,
+}
+
+/// The brokers that the others count on.
+pub fn members(mesh: &ValidMesh, members: &BTreeSet<String>) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(mesh, names::members(&mesh.key.name)),
+        data: Some(BTreeMap::from([(volume::MEMBERS_FILE.to_owned(), volume::render(members))])),
+        ..ConfigMap::default()
+    }
 }
 
 pub use secrets::authority;

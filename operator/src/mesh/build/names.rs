@@ -49,6 +49,9 @@ pub fn cert_manager_tls(mesh: &str) -> String {
 /// Annotation of an EventMesh: another text asks for a new authority.
 pub const RENEW_AUTHORITY: &str = "eventmesh.dev/renew-ca";
 
+/// Annotation of an EventMesh: brokers that may be taken out when their volume is empty, whoever else is away.
+pub const GIVE_UP: &str = "eventmesh.dev/give-up-volumes";
+
 /// The Service for clients.
 #[must_use]
 pub fn client_service(mesh: &str) -> String {
@@ -65,6 +68,12 @@ pub fn keys(mesh: &str) -> String {
 #[must_use]
 pub fn identities(mesh: &str) -> String {
     format!("{mesh}-identities")
+}
+
+/// The ConfigMap with the brokers that the others count on.
+#[must_use]
+pub fn members(mesh: &str) -> String {
+    format!("{mesh}-members")
 }
 
 /// The Secret with what the brokers need to dial other meshes.

@@ -1,10 +1,11 @@
 //! What the example EventMesh becomes: every object, whole.
 
 use eventmesh_crds::EventMesh;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
-use super::{super::validate, certificate, config_file, names, run, services};
-use crate::{identity::MeshKeys, mesh::certificates::Files, pki::Pair};
+use super::{super::validate, certificate, config_file, members, names, run, services};
+use crate::{identity::MeshKeys, mesh::certificates::Files, pki::Pair, settings::Images};
 
 fn example() -> EventMesh {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/quickstart/mesh.yaml");
@@ -29,7 +30,7 @@ fn with(spec: &serde_json::Value) -> validate::ValidMesh {
     let mut mesh = serde_json::to_value(example()).expect("serializable");
     mesh["spec"].as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
     let mesh = serde_json::from_value(mesh).expect("an EventMesh");
-    let Ok(valid) = validate::run(&mesh, "registry.example/broker:1") else { panic!("the spec is valid") };
+    let Ok(valid) = validate::run(&mesh, &Images::fixed()) else { panic!("the spec is valid") };
     valid
 }
 
@@ -42,13 +43,14 @@ fn snapshot(name: &str, object: &impl Serialize) {
 
 #[test]
 fn the_example_mesh_becomes_these_objects() {
-    let Ok(valid) = validate::run(&example(), "registry.example/broker:1") else { panic!("the example is valid") };
+    let Ok(valid) = validate::run(&example(), &Images::fixed()) else { panic!("the example is valid") };
     let keys = MeshKeys::fixed();
     let desired = run(&example(), &valid, &keys, &files());
     let services = services(&valid);
     snapshot("service-account", &desired.service_account);
     snapshot("config-map", &desired.config_map);
     snapshot("tls-secret", &desired.tls_secret);
+    snapshot("members", &members(&valid, &["retail-broker-0".to_owned(), "retail-broker-1".to_owned()].into()));
     snapshot("headless-service", &services[0]);
     snapshot("client-service", &services[1]);
     snapshot("disruption-budget", &desired.budget);
@@ -78,6 +80,22 @@ fn every_listener_has_a_service_a_port_and_tls() {
 }
 
 #[test]
+fn nobody_may_be_evicted_while_copies_are_missing() {
+    let budget = |lacks_copies| {
+        let valid = validate::ValidMesh { lacks_copies, ..with(&serde_json::json!({})) };
+        run(&example(), &valid, &MeshKeys::fixed(), &files()).budget.spec.and_then(|spec| spec.max_unavailable)
+    };
+    assert_eq!([budget(false), budget(true)], [1, 0].map(|most| Some(IntOrString::Int(most))));
+}
+
+#[test]
+fn nobody_counts_on_a_lone_broker() {
+    let set = run(&example(), &with(&serde_json::json!({"brokers": {"replicas": 1}})), &MeshKeys::fixed(), &files());
+    let text = serde_json::to_string(&set.stateful_set).expect("serializable");
+    assert!(!text.contains("volume-check") && !text.contains("retail-members"), "{text}");
+}
+
+#[test]
 fn without_tls_only_routes_have_it() {
     let listeners: serde_json::Value = serde_json::from_str(LISTENERS).expect("JSON");
     let valid = with(&serde_json::json!({"listeners": listeners, "tls": {"issuer": "Disabled"}}));
@@ -93,7 +111,7 @@ fn without_tls_only_routes_have_it() {
 #[test]
 fn another_certificate_is_no_new_configuration() {
     let template = |files: &Files| {
-        let Ok(valid) = validate::run(&example(), "registry.example/broker:1") else { panic!("the example is valid") };
+        let Ok(valid) = validate::run(&example(), &Images::fixed()) else { panic!("the example is valid") };
         run(&example(), &valid, &MeshKeys::fixed(), files).stateful_set.spec.expect("a spec").template
     };
     let other = Files { route_authority: "another".to_owned(), serving: Some(files().route), ..files() };
@@ -112,7 +130,7 @@ fn cert_manager_is_asked_for_every_name() {
 #[test]
 fn what_needs_a_restart_changes_the_pods_and_nothing_else_does() {
     let annotations = |mesh: &EventMesh| {
-        let Ok(valid) = validate::run(mesh, "registry.example/broker:1") else { panic!("the example is valid") };
+        let Ok(valid) = validate::run(mesh, &Images::fixed()) else { panic!("the example is valid") };
         let template = run(mesh, &valid, &MeshKeys::fixed(), &files()).stateful_set.spec.expect("a spec").template;
         template.metadata.and_then(|metadata| metadata.annotations)
     };

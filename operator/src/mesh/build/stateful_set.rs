@@ -37,7 +37,7 @@ use super::{
         AUTH_FILE, BROKER_FILE, CLIENT_PORT, CLUSTER_FILE, CLUSTER_PORT, CONFIG_DIRECTORY, DATA_DIRECTORY,
         MONITOR_PORT, RUN_DIRECTORY,
     },
-    metadata, names, selector,
+    metadata, names, selector, volume_check,
 };
 use crate::pods;
 
@@ -111,6 +111,7 @@ fn template(mesh: &ValidMesh, config_hash: &str, monitoring: &str) -> PodTemplat
             topology_spread_constraints: Some(
                 user.topology_spread_constraints.clone().unwrap_or_else(|| vec![one_a_node(mesh)]),
             ),
+            init_containers: volume_check::containers(mesh),
             containers: vec![container(mesh, monitoring)],
             volumes: Some(volumes(mesh)),
             ..PodSpec::default()
@@ -198,7 +199,7 @@ fn port(name: &str, port: i32) -> ContainerPort {
     }
 }
 
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+pub fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -235,17 +236,16 @@ fn volumes(mesh: &ValidMesh) -> Vec<Volume> {
         .into_iter()
         .map(|secret| VolumeProjection { secret: Some(secret), ..VolumeProjection::default() });
     let config = VolumeProjection { config_map: Some(config), ..VolumeProjection::default() };
-    vec![
-        Volume {
-            name: "config".to_owned(),
-            projected: Some(ProjectedVolumeSource {
-                sources: Some([config].into_iter().chain(secrets).collect()),
-                ..ProjectedVolumeSource::default()
-            }),
-            ..Volume::default()
-        },
-        Volume { name: "run".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
-    ]
+    let config = Volume {
+        name: "config".to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some([config].into_iter().chain(secrets).collect()),
+            ..ProjectedVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let run = Volume { name: "run".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
+    [config, run].into_iter().chain(volume_check::volume(mesh)).collect()
 }
 
 fn volume_claim(mesh: &ValidMesh) -> PersistentVolumeClaim {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::mesh::build::{
     fingerprint,
     stateful_set::{BROKER, CONFIG_HASH},
+    volume_check::MADE_OF,
 };
 
 /// Everything that differs.
@@ -86,6 +87,7 @@ fn flat(template: &PodTemplateSpec) -> BTreeMap<String, Value> {
     let mut template = template.clone();
     if let Some(annotations) = template.metadata.as_mut().and_then(|metadata| metadata.annotations.as_mut()) {
         annotations.remove(CONFIG_HASH);
+        annotations.remove(MADE_OF);
     }
     let container = broker(&template).cloned().map(|c| Container { image: None, resources: None, ..c });
     if let Some(spec) = &mut template.spec {
@@ -115,7 +117,7 @@ mod tests {
     fn template(change: &Value) -> PodTemplateSpec {
         let mut template = json!({
             "metadata": {"annotations": {CONFIG_HASH: "jetstream:1 listen:1", "note": "x"}},
-            "spec": {"nodeSelector": {"disk": "fast"}, "containers": [
+            "spec": {"nodeSelector": {"disk": "fast"}, "initContainers": [], "containers": [
                 {"name": BROKER, "image": "broker:1", "resources": {"requests": {"cpu": "1"}}, "readinessProbe": {"periodSeconds": 5}},
             ]},
         });
@@ -130,6 +132,7 @@ mod tests {
     #[case(json!({"/metadata/annotations/eventmesh.dev~1config-hash": "jetstream:2 listen:1"}), "ConfigurationChanged", "configuration changed: jetstream")]
     #[case(json!({"/spec/containers/0/resources": {}}), "ResourcesChanged", "resources changed")]
     #[case(json!({"/spec/nodeSelector": {}}), "PodTemplateChanged", "pod template changed: nodeSelector")]
+    #[case(json!({"/spec/initContainers": [{"name": "volume-check", "image": "plane:1"}]}), "PodTemplateChanged", "pod template changed: initContainers")]
     #[case(json!({"/metadata/annotations/note": "y"}), "PodTemplateChanged", "pod template changed: annotations")]
     #[case(json!({"/spec/containers/0/readinessProbe": {"periodSeconds": 6}}), "PodTemplateChanged", "pod template changed: container.readinessProbe")]
     #[case(json!({"/spec/containers/0/image": "broker:2", "/spec/containers/0/resources": {}, "/spec/nodeSelector": {}}), "ImageChanged",

@@ -25,14 +25,14 @@ pub async fn run(context: &Context, mesh: &MeshKey, roll: &Roll) -> Result<(), E
     }
 }
 
-/// Ends the pod, in the order that its container knows; the StatefulSet makes the next one. Only the very pod that was
+/// Ends a pod, in the order that its container knows; the StatefulSet makes the next one. Only the very pod that was
 /// looked at: one that has changed since is looked at again.
-async fn restart(context: &Context, mesh: &MeshKey, pod: &BrokerPod) -> Result<(), Error> {
+pub async fn restart(context: &Context, mesh: &MeshKey, pod: &BrokerPod) -> Result<(), Error> {
     let preconditions =
         Preconditions { uid: Some(pod.uid.clone()), resource_version: Some(pod.resource_version.clone()) };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let api = Api::<Pod>::namespaced(context.client.clone(), &mesh.namespace);
-    info!(%mesh, broker = %pod.name, "restarting a broker");
+    info!(%mesh, broker = %pod.name, "ending the pod of a broker");
     match api.delete(&pod.name, &params).await.map_err(Error::kubernetes("restart a broker")) {
         Err(error) if error.class() != Class::Conflict => Err(error),
         _ => Ok(()),

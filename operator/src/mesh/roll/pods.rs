@@ -1,7 +1,10 @@
 //! What the pod of a broker says of itself. Pure.
 
+use eventmesh_wire::volume::REFUSED;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 use kube::ResourceExt;
+
+use crate::mesh::build::volume_check::VOLUME_CHECK;
 
 /// Label by which a StatefulSet's controller tells what a pod was made from.
 const REVISION: &str = "controller-revision-hash";
@@ -28,6 +31,8 @@ pub enum State {
     Leaving,
     /// It does not come up, and why.
     Failing(String),
+    /// Its volume is empty, though the other brokers count on it: what the check says.
+    Refused(String),
 }
 
 #[must_use]
@@ -55,6 +60,8 @@ fn state(pod: &Pod) -> State {
         State::Leaving
     } else if status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True") {
         State::Ready
+    } else if let Some(why) = refusal(&status) {
+        State::Refused(why)
     } else {
         failure(&status).map_or(State::Starting, State::Failing)
     }
@@ -65,7 +72,25 @@ fn failure(status: &PodStatus) -> Option<String> {
     if let Some(unplaced) = unplaced {
         return Some(format!("no node takes it: {}", unplaced.message.as_deref().unwrap_or("no reason given")));
     }
-    status.container_statuses.iter().flatten().find_map(failed_container)
+    let waits = |status: &&ContainerStatus| !has_passed(status);
+    let before = status.init_container_statuses.iter().flatten().filter(waits).find_map(failed_container);
+    before.or_else(|| status.container_statuses.iter().flatten().find_map(failed_container))
+}
+
+/// Of a container that comes before the broker's.
+fn has_passed(status: &ContainerStatus) -> bool {
+    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code == 0)
+}
+
+/// Why the check of its volume lets the broker not start, even while it is asked once more.
+fn refusal(status: &PodStatus) -> Option<String> {
+    let mut before = status.init_container_statuses.iter().flatten();
+    let check = before.find(|status| status.name == VOLUME_CHECK && !has_passed(status))?;
+    let states = [&check.state, &check.last_state].into_iter().flatten();
+    let ended = states.filter_map(|state| state.terminated.as_ref()).next()?;
+    let told = || ended.message.as_deref().unwrap_or("the check of its volume has refused it").trim().to_owned();
+    (ended.exit_code == i32::from(REFUSED)).then(told)
 }
 
 fn failed_container(status: &ContainerStatus) -> Option<String> {
@@ -127,11 +152,30 @@ mod tests {
         State::Failing("its container has ended 3 times, last with exit code 1 (Error): Can't start JetStream: no space left on device".to_owned()))]
     #[case(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}),
         State::Failing("no node takes it: 0/3 nodes".to_owned()))]
+    #[case(checked(&json!({"terminated": refused()}), &json!({})), State::Refused("empty".to_owned()))]
+    #[case(checked(&json!({"waiting": {"reason": "CrashLoopBackOff"}}), &json!({"terminated": refused()})), State::Refused("empty".to_owned()))]
+    #[case(checked(&json!({"running": {}}), &json!({"terminated": refused()})), State::Refused("empty".to_owned()))]
+    #[case(checked(&json!({"terminated": {"exitCode": 0}}), &json!({"terminated": refused()})), State::Starting)]
+    #[case(checked(&json!({"waiting": {"reason": "ErrImagePull"}}), &json!({})), State::Failing("ErrImagePull".to_owned()))]
+    #[case(checked(&json!({"terminated": {"exitCode": 1, "reason": "Error"}}), &json!({"terminated": {"exitCode": 1, "reason": "Error"}})),
+        State::Failing("its container has ended 3 times, last with exit code 1 (Error)".to_owned()))]
     fn how_it_is(#[case] status: Value, #[case] state: State) {
         assert_eq!(pod(&status).state, state);
     }
 
     const FULL: &str = "[1] 2026/11/28 09:23:06.0 [INF] Starting\n[1] 2026/11/28 09:23:06.0 [FTL] Can't start JetStream: no space left on device\n";
+
+    fn refused() -> Value {
+        json!({"exitCode": REFUSED, "reason": "Error", "message": "empty\n"})
+    }
+
+    /// The check of the volume, and the broker that waits for it.
+    fn checked(state: &Value, last: &Value) -> Value {
+        let waiting = container(&json!({"waiting": {"reason": "PodInitializing"}}), &json!({}));
+        let mut check = container(state, last);
+        check["name"] = json!(VOLUME_CHECK);
+        json!({"initContainerStatuses": [check], "containerStatuses": [waiting]})
+    }
 
     fn container(state: &Value, last: &Value) -> Value {
         json!({"name": "broker", "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": state, "lastState": last})
