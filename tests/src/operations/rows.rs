@@ -35,7 +35,7 @@ macro_rules! operation {
 }
 
 /// In the order in which they are done.
-pub const OPERATIONS: [Operation; 12] = [
+pub const OPERATIONS: [Operation; 13] = [
     operation!("roll", roll),
     operation!("reload", reload),
     operation!("version down and up", versions),

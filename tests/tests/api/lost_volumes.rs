@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use eventmesh_crds::{EventMesh, Topic};
 use eventmesh_tests::objects::Namespace;
 use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::json;
 
 use crate::{
     alone,

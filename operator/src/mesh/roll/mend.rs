@@ -37,7 +37,7 @@ fn hurts(seen: &Observed, pod: &BrokerPod, stopped: &Stopped) -> Option<String> 
         let is_up = match other.state {
             State::Ready => true,
             State::Starting => !seen.stopped.contains_key(&other.name),
-            State::Leaving | State::Failing(_) => false,
+            State::Leaving | State::Failing(_) | State::Refused(_) => false,
         };
         !is_up || !cluster.brokers.contains(&other.name)
     };
