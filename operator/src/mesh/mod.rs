@@ -37,7 +37,7 @@ use crate::{
     pki::Authorities,
     service_mesh,
 };
-use build::names;
+use build::{Desired, names};
 use certificates::{Files, Found, Plan, Seen, plan::until};
 use resolve::Resolved;
 use status::Reached;
@@ -101,7 +101,6 @@ impl Controller for MeshController {
             // The next pass makes the StatefulSet anew, when this one is gone.
             return Ok(Outcome::Progressing);
         }
-        valid.lacks_copies = replace::lacks_copies(context, &mesh, &valid);
         let links = plan::of(&context.cache, &mesh);
         let dialled = dial::resolve(context, &key, &links).await?;
         (valid.remotes, valid.link_files) = (dialled.remotes, dialled.files);
@@ -111,10 +110,8 @@ impl Controller for MeshController {
             status::write(context, &mesh, status::without_certificates(&plan), reached).await?;
             return Ok(Outcome::SettledFor(until(plan.look_again, context.now())));
         };
-        // On the heap: together these objects are larger than a task should carry.
         let configuration = build::config_file::revisions(&valid, &resolved.keys.keys);
-        let mut desired = Box::new(build::run(&mesh, &valid, &resolved.keys.keys, files));
-        build::volume_check::keep(&mut desired.stateful_set, &apply::made_from(context, &valid));
+        let desired = desired(context, &mesh, &mut valid, &resolved.keys.keys, files);
         let listed = members::read(context, &valid).await?;
         let applied = Box::pin(apply::run(context, &desired)).await?;
         forget_links(context, &mesh, &valid).await?;
@@ -138,9 +135,9 @@ impl Controller for MeshController {
         roll::execute::run(context, &valid.key, &roll).await?;
         leftovers::run(context, &valid.key, &mesh).await?;
         let slow = volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete();
-        let slow = slow.then_some(Outcome::Progressing).or_else(|| replace.outcome());
-        let slow = slow.or_else(|| roll.outcome()).or_else(|| scale.outcome());
-        Ok(slow.unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
+        let slow = [slow.then_some(Outcome::Progressing), replace.outcome(), roll.outcome(), scale.outcome()];
+        let next = slow.into_iter().flatten().next();
+        Ok(next.unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
     }
 }
 
@@ -196,6 +193,20 @@ impl MeshController {
         }
         Ok(plan)
     }
+}
+
+/// What the mesh consists of. On the heap: together these objects are larger than a task should carry.
+fn desired(
+    context: &Context,
+    object: &EventMesh,
+    valid: &mut ValidMesh,
+    keys: &MeshKeys,
+    files: &Files,
+) -> Box<Desired> {
+    valid.lacks_copies = replace::lacks_copies(context, object, valid);
+    let mut desired = Box::new(build::run(object, valid, keys, files));
+    build::volume_check::keep(&mut desired.stateful_set, &apply::made_from(context, valid));
+    desired
 }
 
 /// Makes the brokers that run use the certificates and the configuration that they should.

@@ -5,9 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use eventmesh_crds::EventMesh;
 use futures::{FutureExt, future::LocalBoxFuture};
-use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
-    core::v1::{Node, PersistentVolumeClaim, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{Node, PersistentVolumeClaim, Pod},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::{
     Api, ResourceExt,
@@ -185,7 +189,10 @@ async fn volume_lost(trial: &Trial<'_>) -> Result<()> {
     .await?;
     let after = uids().await?;
     ensure!(before.1 != after.1, "the volume is another one");
-    Ok(())
+    let spares_one = |budget: &PodDisruptionBudget| {
+        (budget.spec.as_ref()?.max_unavailable == Some(IntOrString::Int(1))).then_some(())
+    };
+    trial.ns.until::<PodDisruptionBudget, _>(SET, "that spares a broker again", spares_one).await
 }
 
 /// Another version of the operator over a mesh that runs changes nothing of it.

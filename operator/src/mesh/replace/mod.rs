@@ -25,8 +25,8 @@ pub use observe::lacks_copies;
 /// How it stands with brokers that have lost their volumes.
 pub struct Replace {
     step: Step,
-    /// Whether there is a broker that may soon be counted on.
-    is_new: bool,
+    /// Whether there is a broker that may soon be counted on, or all is well again since this pass.
+    changes: bool,
 }
 
 /// Observes, keeps the list of those who are counted on, and does one step. `listed`: as it was read.
@@ -43,7 +43,8 @@ pub async fn run(
     }
     let step = plan::run(&seen);
     execute::run(context, object, mesh, &seen, &step).await?;
-    Ok(Replace { is_new: seen.answering.iter().any(|name| !counted_on.contains(name)), step })
+    let is_new = seen.answering.iter().any(|name| !counted_on.contains(name));
+    Ok(Replace { changes: is_new || seen.was_replacing, step })
 }
 
 impl Replace {
@@ -61,6 +62,6 @@ impl Replace {
     /// When to look again; absent where nothing is left to do.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        (self.is_new || self.step != Step::Settled).then_some(Outcome::Progressing)
+        (self.changes || self.step != Step::Settled).then_some(Outcome::Progressing)
     }
 }

@@ -87,8 +87,8 @@ fn has_passed(status: &ContainerStatus) -> bool {
 fn refusal(status: &PodStatus) -> Option<String> {
     let mut before = status.init_container_statuses.iter().flatten();
     let check = before.find(|status| status.name == VOLUME_CHECK && !has_passed(status))?;
-    let states = [&check.state, &check.last_state].into_iter().flatten();
-    let ended = states.filter_map(|state| state.terminated.as_ref()).next()?;
+    let mut states = [&check.state, &check.last_state].into_iter().flatten();
+    let ended = states.find_map(|state| state.terminated.as_ref())?;
     let told = || ended.message.as_deref().unwrap_or("the check of its volume has refused it").trim().to_owned();
     (ended.exit_code == i32::from(REFUSED)).then(told)
 }
