@@ -348,7 +348,9 @@ async fn stored_over(brokers: (usize, usize), a_dials: bool) -> Result<()> {
 fn what_a_topic_has_stored_is_stored_once_at_the_other_side() {
     run(async {
         for (brokers, a_dials) in [((1, 1), true), ((1, 1), false), ((3, 3), true), ((3, 3), false)] {
-            stored_over(brokers, a_dials).await.with_context(|| format!("{brokers:?}, a dials: {a_dials}"))?;
+            Box::pin(stored_over(brokers, a_dials))
+                .await
+                .with_context(|| format!("{brokers:?}, a dials: {a_dials}"))?;
         }
         Ok(())
     });
@@ -473,7 +475,7 @@ async fn live_over(brokers: (usize, usize), a_dials: bool) -> Result<()> {
 fn live_events_and_requests_cross_once() {
     run(async {
         for (brokers, a_dials) in [((1, 1), true), ((1, 1), false), ((3, 3), true), ((3, 1), false)] {
-            live_over(brokers, a_dials).await.with_context(|| format!("{brokers:?}, a dials: {a_dials}"))?;
+            Box::pin(live_over(brokers, a_dials)).await.with_context(|| format!("{brokers:?}, a dials: {a_dials}"))?;
         }
         Ok(())
     });

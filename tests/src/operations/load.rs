@@ -24,7 +24,8 @@ use tokio::{
 
 use crate::broker::Broker;
 
-const TICK: Duration = Duration::from_millis(10);
+/// Ticks a second.
+const TICKS: u64 = 100;
 /// When a client stops waiting for an acknowledgement and sends again.
 const ACKNOWLEDGED: Duration = Duration::from_secs(3);
 /// Before it does so after an error.
@@ -179,10 +180,10 @@ fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
 
 async fn publish(jetstream: JetStream, subject: String, rate: u64, notes: Arc<Mutex<Notes>>) {
     let window = Arc::new(Semaphore::new(WINDOW));
-    let mut ticks = interval(TICK);
+    let mut ticks = interval(Duration::from_millis(1_000 / TICKS));
     // What a slow moment has kept back is sent then: the rate is kept.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let each_tick = rate * TICK.as_millis() as u64 / 1_000;
+    let each_tick = rate / TICKS;
     // Tasks end with this one.
     let mut events = tokio::task::JoinSet::new();
     loop {

@@ -49,12 +49,11 @@ pub async fn run(context: &Context, mesh: &ValidMesh, stateful_set: &StatefulSet
     let restart = match &step {
         Step::Restart(pod) => {
             let after = stateful_set.spec.as_ref().map(|spec| &spec.template);
-            let (reason, message) = match observed.stopped.get(&pod.name) {
-                Some(stopped) => (Reason::StorageStopped.as_str(), format!("the broker {stopped}")),
-                None => {
-                    let causes = causes::run(observed.templates.get(&pod.revision), after);
-                    (causes.reason(), causes.to_string())
-                }
+            let (reason, message) = if let Some(stopped) = observed.stopped.get(&pod.name) {
+                (Reason::StorageStopped.as_str(), format!("the broker {stopped}"))
+            } else {
+                let causes = causes::run(observed.templates.get(&pod.revision), after);
+                (causes.reason(), causes.to_string())
             };
             Some(BrokerRestart {
                 broker: pod.name.clone(),
