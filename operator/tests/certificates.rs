@@ -22,6 +22,7 @@ use eventmesh_operator::{
         validate::{self, ValidMesh},
     },
     pki::{Authorities, Authority, Pair, Phase, Policy},
+    settings::Images,
 };
 use eventmesh_tests::{
     child::{Child, Start, free_port},
@@ -50,7 +51,7 @@ fn mesh(replicas: i32) -> ValidMesh {
         "spec": {"brokers": {"replicas": replicas}, "listeners": {"mqtt": {}, "websocket": {}, "leaf": {}}},
     }))
     .unwrap();
-    validate::run(&mesh, "broker:1").ok().unwrap()
+    validate::run(&mesh, &Images { broker: "broker:1".to_owned(), bridge: "bridge:1".to_owned() }).ok().unwrap()
 }
 
 fn names() -> BTreeSet<String> {

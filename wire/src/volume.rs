@@ -12,7 +12,7 @@ pub const REFUSED: u8 = 3;
 /// The file: one name a line.
 #[must_use]
 pub fn render(members: &BTreeSet<String>) -> String {
-    members.iter().map(|name| format!("{name}\n")).collect()
+    members.iter().flat_map(|name| [name.as_str(), "\n"]).collect()
 }
 
 #[must_use]

@@ -16,8 +16,9 @@ pub struct Version {
 ///
 /// 2.14.7 is the first that leaves alone what a broker of 2.15 has begun to move (`desired` of a group).
 const KNOWN: [Version; 2] = [Version::new(2, 14, 7), Version::new(2, 15, 0)];
-/// The first that moves a copy to another broker before the old one goes (`STREAM.PEER.EVACUATE`).
-const MOVES_COPIES: Version = Version::new(2, 15, 0);
+/// The first that moves a copy to another broker before the old one goes (`STREAM.PEER.EVACUATE`), and that lets a minority lead
+/// for a while (`META.RESCUE`).
+const MOVES_AND_RESCUES: Version = Version::new(2, 15, 0);
 
 impl Version {
     const fn new(major: u32, minor: u32, patch: u32) -> Self {
@@ -57,7 +58,13 @@ impl Version {
     /// Whether a copy can move from one broker to another without being missed meanwhile.
     #[must_use]
     pub fn moves_copies(self) -> bool {
-        self >= MOVES_COPIES
+        self >= MOVES_AND_RESCUES
+    }
+
+    /// Whether the metadata can be led without a majority, when the others are lost for good.
+    #[must_use]
+    pub fn rescues(self) -> bool {
+        self >= MOVES_AND_RESCUES
     }
 }
 

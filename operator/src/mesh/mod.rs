@@ -68,7 +68,6 @@ impl Controller for MeshController {
         let (namespace, name) = namespaced(&*mesh);
         let key = MeshKey { namespace, name };
         if mesh.metadata.deletion_timestamp.is_some() {
-            // Kubernetes deletes the children; the volumes stay or go as the StatefulSet says.
             self.remembered().remove(&key);
             return Ok(Outcome::Done);
         }
@@ -83,9 +82,7 @@ impl Controller for MeshController {
                 return Ok(Outcome::Waiting);
             }
         };
-        if let Some(problem) = &resolved.keys.spoiled {
-            context.warn(&*mesh, "SecretRestored", format!("{problem}; the keys are put back")).await;
-        }
+        tell_restored(context, &mesh, &resolved).await;
         let mut valid = match validate::run(&mesh, &context.images) {
             Ok(valid) => valid,
             Err(verdict) => {
@@ -108,7 +105,7 @@ impl Controller for MeshController {
         let Some(files) = &plan.files else {
             let reached = Reached { certificates: Some(&plan), ..Reached::default() };
             status::write(context, &mesh, status::without_certificates(&plan), reached).await?;
-            return Ok(Outcome::SettledFor(until(plan.look_again, context.now())));
+            return Ok(settled(context, &plan));
         };
         let configuration = build::config_file::revisions(&valid, &resolved.keys.keys);
         let desired = desired(context, &mesh, &mut valid, &resolved.keys.keys, files);
@@ -136,8 +133,7 @@ impl Controller for MeshController {
         leftovers::run(context, &valid.key, &mesh).await?;
         let slow = volumes.is_growing() || !take_up.behind().is_empty() || plan.moving && take_up.is_complete();
         let slow = [slow.then_some(Outcome::Progressing), replace.outcome(), roll.outcome(), scale.outcome()];
-        let next = slow.into_iter().flatten().next();
-        Ok(next.unwrap_or_else(|| Outcome::SettledFor(until(plan.look_again, context.now()))))
+        Ok(slow.into_iter().flatten().next().unwrap_or_else(|| settled(context, &plan)))
     }
 }
 
@@ -207,6 +203,17 @@ fn desired(
     let mut desired = Box::new(build::run(object, valid, keys, files));
     build::volume_check::keep(&mut desired.stateful_set, &apply::made_from(context, valid));
     desired
+}
+
+/// Until the next certificate is due.
+fn settled(context: &Context, plan: &Plan) -> Outcome {
+    Outcome::SettledFor(until(plan.look_again, context.now()))
+}
+
+async fn tell_restored(context: &Context, mesh: &EventMesh, resolved: &Resolved) {
+    if let Some(problem) = &resolved.keys.spoiled {
+        context.warn(mesh, "SecretRestored", format!("{problem}; the keys are put back")).await;
+    }
 }
 
 /// Makes the brokers that run use the certificates and the configuration that they should.

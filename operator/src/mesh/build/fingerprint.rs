@@ -146,7 +146,8 @@ mod tests {
     fn whom_a_broker_dials_is_no_reason_and_where_it_listens_is_one() {
         let file = |listens: &str, remotes: &[&str]| {
             let dials = |remotes: &str| format!("  remotes: [\n{remotes}  ]\n");
-            let remotes: String = remotes.iter().map(|one| format!("    {{ urls: [\"tls://{one}\"] }}\n")).collect();
+            let remotes = remotes.iter().map(|one| format!("    {{ urls: [\"tls://{one}\"] }}\n"));
+            let remotes = remotes.collect::<Vec<_>>().concat();
             let remotes = if remotes.is_empty() { remotes } else { dials(&remotes) };
             let block = format!("leafnodes {{\n{listens}{remotes}}}\n");
             let block = if listens.is_empty() && remotes.is_empty() { String::new() } else { block };

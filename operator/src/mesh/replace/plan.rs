@@ -135,7 +135,12 @@ fn leaderless(seen: &Observed, cluster: &Cluster, lost: &[&BrokerPod]) -> Step {
     }
     match missing.find(|name| !is_given_up(name)) {
         Some(name) => Step::Wait(format!("no broker leads the metadata, and {name} does not answer")),
-        None => Step::Rescue(cluster.brokers.len()),
+        None => match cluster.versions.iter().find(|(_, version)| !version.rescues()) {
+            Some((name, version)) => Step::Wait(format!(
+                "the majority is lost, and {name} runs nats-server {version}, which cannot lead without one; it takes 2.15 or newer"
+            )),
+            None => Step::Rescue(cluster.brokers.len()),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 use rstest::rstest;
 
 use super::*;
-use crate::mesh::roll::pods::State;
+use crate::{broker::version::Version, mesh::roll::pods::State};
 
 fn name(index: usize) -> String {
     format!("m-broker-{index}")
@@ -137,6 +137,9 @@ fn several_empty_volumes_are_for_a_person_to_decide() {
 
     seen.given_up = BTreeSet::from([name(1), name(2)]);
     assert_eq!(run(&seen), Step::Rescue(1));
+    seen = edited(seen, |c| c.versions.extend(Version::read("2.14.10").map(|version| (name(0), version))));
+    assert!(matches!(run(&seen), Step::Wait(why) if why.contains("2.15 or newer")));
+    seen = edited(seen, |c| c.versions.clear());
     // Then one that is left leads.
     let led = |others: &[usize]| Some(group("metadata", others, others));
     seen = edited(seen, |c| {

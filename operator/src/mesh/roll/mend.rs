@@ -83,7 +83,7 @@ mod tests {
         }
         let mut cluster = cluster(0);
         cluster.groups = vec![Group { stream: "s".to_owned(), ..group("stream s", 0, &[2]) }];
-        seen.sight = Sight::Seen(cluster);
+        seen.sight = Sight::Seen(cluster.into());
         seen.stopped = brokers.iter().map(|index| (format!("m-broker-{index}"), stopped(&["s"]))).collect();
         seen
     }

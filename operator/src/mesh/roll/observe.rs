@@ -35,7 +35,7 @@ pub struct Observed {
 
 /// What the operator sees of the brokers themselves.
 pub enum Sight {
-    Seen(Cluster),
+    Seen(Box<Cluster>),
     /// Nothing, and why.
     Unseen(String),
     /// Nothing, because the roll changes how they are connected to. A broker that has been restarted becomes ready
@@ -116,7 +116,7 @@ async fn sight(context: &Context, mesh: &ValidMesh, set: &StatefulSet, pods: &[B
         None => Err("there is no connection to them".to_owned()),
     };
     match cluster {
-        Ok(cluster) if !cluster.brokers.is_empty() => Sight::Seen(cluster),
+        Ok(cluster) if !cluster.brokers.is_empty() => Sight::Seen(cluster.into()),
         _ if pods.iter().any(|pod| pod.has_tls != wanted) => Sight::Changing,
         Ok(_) => Sight::Unseen("no broker answers".to_owned()),
         Err(why) => Sight::Unseen(why),

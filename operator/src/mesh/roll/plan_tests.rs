@@ -46,7 +46,7 @@ pub fn seen() -> Observed {
         revision: Some("new".to_owned()),
         pods: (0..3).map(|index| pod(index, "old", State::Ready)).collect(),
         absent: Vec::new(),
-        sight: Sight::Seen(cluster(0)),
+        sight: Sight::Seen(cluster(0).into()),
         stopped: BTreeMap::new(),
         templates: BTreeMap::new(),
     }
@@ -79,14 +79,14 @@ fn all_are_restarted_and_who_leads_the_metadata_hands_over_and_is_the_last() {
         now = with(now, index, "new", State::Ready);
     }
     assert_eq!(run(&now), Step::HandOver("m-broker-0".to_owned()));
-    now.sight = Sight::Seen(cluster(2));
+    now.sight = Sight::Seen(cluster(2).into());
     assert_eq!(restarted(&now).as_deref(), Some("m-broker-0"));
     assert_eq!(run(&with(now, 0, "new", State::Ready)), Step::Settled);
 }
 
 #[test]
 fn a_leader_in_the_middle_is_passed_over() {
-    let now = Observed { sight: Sight::Seen(cluster(2)), ..seen() };
+    let now = Observed { sight: Sight::Seen(cluster(2).into()), ..seen() };
     assert_eq!(restarted(&now).as_deref(), Some("m-broker-1"));
 }
 
@@ -137,7 +137,7 @@ fn what_is_not_up_to_date_holds_the_roll() {
     let holds = |change: &dyn Fn(&mut Cluster)| {
         let mut cluster = cluster(0);
         change(&mut cluster);
-        match run(&Observed { sight: Sight::Seen(cluster), ..seen() }) {
+        match run(&Observed { sight: Sight::Seen(cluster.into()), ..seen() }) {
             Step::Wait(hold) => hold,
             other => panic!("{other:?}"),
         }
@@ -157,7 +157,7 @@ fn what_is_not_up_to_date_holds_the_roll() {
 #[test]
 fn a_lone_broker_is_restarted() {
     let alone = Cluster { brokers: [NAMES[0].to_owned()].into(), meta: None, ..Cluster::default() };
-    let now = Observed { pods: vec![pod(0, "old", State::Ready)], sight: Sight::Seen(alone), ..seen() };
+    let now = Observed { pods: vec![pod(0, "old", State::Ready)], sight: Sight::Seen(alone.into()), ..seen() };
     assert_eq!(restarted(&now).as_deref(), Some("m-broker-0"));
 }
 
@@ -187,7 +187,7 @@ fn a_version_that_is_not_known_stops_the_roll_at_the_first_broker_that_runs_it()
         let mut cluster = cluster(0);
         cluster.versions = NAMES.iter().map(|&name| (name.to_owned(), version("2.15.2"))).collect();
         cluster.versions.insert(NAMES[2].to_owned(), version(unknown));
-        now.sight = Sight::Seen(cluster);
+        now.sight = Sight::Seen(cluster.into());
         now
     };
     let held = run(&running("new", "2.16.0"));

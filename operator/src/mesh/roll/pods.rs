@@ -87,10 +87,10 @@ fn has_passed(status: &ContainerStatus) -> bool {
 fn refusal(status: &PodStatus) -> Option<String> {
     let mut before = status.init_container_statuses.iter().flatten();
     let check = before.find(|status| status.name == VOLUME_CHECK && !has_passed(status))?;
-    let mut states = [&check.state, &check.last_state].into_iter().flatten();
-    let ended = states.find_map(|state| state.terminated.as_ref())?;
-    let told = || ended.message.as_deref().unwrap_or("the check of its volume has refused it").trim().to_owned();
-    (ended.exit_code == i32::from(REFUSED)).then(told)
+    let mut told = [&check.state, &check.last_state].into_iter().flatten();
+    let ended = told.find_map(|state| state.terminated.as_ref())?;
+    let why = || ended.message.as_deref().unwrap_or("the check of its volume has refused it").trim().to_owned();
+    (ended.exit_code == i32::from(REFUSED)).then(why)
 }
 
 fn failed_container(status: &ContainerStatus) -> Option<String> {
