@@ -209,6 +209,7 @@ async fn what_pods_mount_and_who_reaches_them_comes_before_the_pods() {
             "PATCH services/retail-brokers",
             "PATCH services/retail-nats",
             "POST secrets",
+            "GET configmaps/retail-members",
             "PATCH secrets/retail-keys",
             "PATCH serviceaccounts/retail-broker",
             "PATCH configmaps/retail-broker",

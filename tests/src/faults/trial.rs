@@ -75,11 +75,11 @@ impl<'a> Trial<'a> {
             Ok(said) => end.await.map(|()| said),
             Err(error) => Err(error),
         };
-        let account = self.load.account(&mark).await?;
         let (said, failure) = match failure {
             Ok(said) => (said, None),
             Err(error) => (String::new(), Some(format!("{error:#}"))),
         };
+        let account = self.load.account(&mark).await.with_context(|| failure.clone().unwrap_or_default())?;
         Ok(Row { name: fault.name, account, said, failure })
     }
 
