@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use eventmesh_crds::{EventMesh, Topic};
-use eventmesh_tests::{broker::Broker, objects::Namespace, wait::eventually};
+use eventmesh_tests::objects::Namespace;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use crate::{
     alone,
-    brokers::{Brokers, mesh},
+    brokers::{Brokers, copies, mesh},
     object,
 };
 
@@ -34,14 +34,6 @@ async fn follow(brokers: &mut Brokers<'_>, ns: &Namespace, (program, version): (
     ns.ready::<EventMesh>("m").await?;
     let runs = |mesh: &EventMesh| (mesh.status.as_ref()?.broker_version.as_deref() == Some(version)).then_some(());
     ns.until::<EventMesh, _>("m", version, runs).await
-}
-
-async fn stored(client: &Broker, ns: &Namespace) -> Result<u64> {
-    // A request is answered by nobody while the stream has no leader.
-    let stream = eventually("the stream", ns.kube.patience, async || {
-        client.stream(&format!("{}_t", ns.name)).await.map_err(|error| format!("{error:#}"))
-    });
-    stream.await?["state"]["messages"].as_u64().context("a number")
 }
 
 #[test]
@@ -70,7 +62,7 @@ fn a_mesh_goes_up_to_the_next_version_and_back_under_publishing() -> Result<()> 
             () = publish => unreachable!("it publishes until the way is over"),
         };
         assert!(0 < half && half < sent.get(), "events were published on both ways");
-        let stored = stored(&client, ns).await?;
+        let (_, stored) = copies(&client, ns, "t").await?;
         // The one that was under way at the end may be there or not.
         assert!([sent.get(), sent.get() + 1].contains(&stored), "{stored} of {}", sent.get());
 
