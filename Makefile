@@ -115,7 +115,8 @@ test-operations: up broker-before operations-build ## rolls, growth, drains and 
 	@target/debug/test_operations $(ROWS)
 
 .PHONY: test-faults
-test-faults: tools-api release ## brokers paused and killed, a full volume, a spoilt store, and what was lost; ROWS to choose
+test-faults: toolchain release ## brokers paused and killed, a full volume, a spoilt store, wrong clocks, and what was lost; ROWS to choose
+	@$(STEP) "tools" tests/tools/build faults
 	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_faults
 	@target/debug/test_faults $(ROWS)
 

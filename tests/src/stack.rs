@@ -34,6 +34,9 @@ pub const MESH: &str = "retail";
 /// half a minute where nothing else runs.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// The broker with a wall clock that is moved when it starts: tests/tools/clock.
+const SHIFTED_BROKER: &str = "nats-server-shifted";
+
 pub const MESH_YAML: &str = "
 apiVersion: v1
 kind: Namespace
@@ -62,6 +65,8 @@ pub struct Stack {
     broker_program: &'static str,
     /// Brokers that have a volume of their own.
     volumes: BTreeMap<usize, Volume>,
+    /// Seconds that the clocks of brokers are ahead, where they are wrong.
+    clocks: BTreeMap<usize, i64>,
 }
 
 /// How the operator is started.
@@ -111,6 +116,7 @@ impl Stack {
             broker_program: "nats-server",
             peers: Vec::new(),
             volumes: BTreeMap::new(),
+            clocks: BTreeMap::new(),
         })
     }
 
@@ -228,11 +234,16 @@ impl Stack {
     /// Starts a broker of the cluster again, with its port and its data.
     pub fn start_peer(&mut self, index: usize) -> Result<()> {
         let name = if index == 0 { "nats.conf".to_owned() } else { format!("nats.conf-{index}") };
-        let (file, program) = (self.folder.join(name), paths::tool(self.broker_program)?);
-        let start = match self.volumes.get(&index) {
+        let ahead = self.clocks.get(&index);
+        let program = paths::tool(if ahead.is_some() { SHIFTED_BROKER } else { self.broker_program })?;
+        let file = self.folder.join(name);
+        let mut start = match self.volumes.get(&index) {
             Some(volume) => volume.start(&program, &self.folder),
             None => Start::new(&program, &self.folder),
         };
+        if let Some(seconds) = ahead {
+            start = start.env("CLOCK_AHEAD", seconds.to_string());
+        }
         *self.peer(index) = Some(start.arg("--config").arg(&file).spawn()?);
         Ok(())
     }
@@ -240,6 +251,15 @@ impl Stack {
     /// Another version, for all brokers that are started from now on.
     pub fn brokers_run(&mut self, program: &'static str) {
         self.broker_program = program;
+    }
+
+    /// From its next start on, the clock of a broker of the cluster is so many seconds ahead; at 0 it is right.
+    pub fn shift_clock(&mut self, index: usize, seconds: i64) {
+        if seconds == 0 {
+            self.clocks.remove(&index);
+        } else {
+            self.clocks.insert(index, seconds);
+        }
     }
 
     /// Moves the store of a broker of the cluster that does not run to a volume of so many bytes.

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use super::{BrokerChange, MeshBroker, stopped::StoppedByBroker, system::ask_all};
+use super::{BrokerChange, MeshBroker, clocks, stopped::StoppedByBroker, system::ask_all};
 use crate::{
     mesh::{build::config_file::REVISIONS, certificates::files::REVISION},
     status_values::whole_seconds,
@@ -43,6 +44,8 @@ pub struct BrokerHealth {
     pub certificates: Option<String>,
     /// Revisions of the configuration files that it has loaded; of one that tells none, nothing is known.
     pub configuration: Vec<String>,
+    /// Seconds that its clock is ahead of the operator's; absent where it is about right.
+    pub clock_ahead: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +59,7 @@ struct Varz {
     server_name: String,
     version: String,
     start: String,
+    now: Timestamp,
     jetstream: Option<JetStreamVarz>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
@@ -94,6 +98,7 @@ pub(super) async fn run(broker: Arc<MeshBroker>) {
 pub(super) async fn ask_and_note(broker: &MeshBroker) -> Result<bool, async_nats::Error> {
     let before = broker.running_brokers();
     let mut health = ask(broker, |said| before.keys().all(|name| said.contains_key(name))).await?;
+    health.steady(&broker.health.lock().unwrap_or_else(PoisonError::into_inner));
     let answering: BTreeSet<String> = health.brokers.keys().cloned().collect();
     health.stopped = broker.stopped(&answering).await?;
     let linked = broker.leafs().is_some() && broker.ask_leafs().await?;
@@ -107,6 +112,16 @@ pub(super) async fn ask_and_note(broker: &MeshBroker) -> Result<bool, async_nats
     Ok(changed)
 }
 
+impl Health {
+    /// Keeps what was said before of clocks that have hardly moved.
+    fn steady(&mut self, before: &Self) {
+        for (name, broker) in &mut self.brokers {
+            let before = before.brokers.get(name).and_then(|broker| broker.clock_ahead);
+            broker.clock_ahead = clocks::told(broker.clock_ahead.unwrap_or_default(), before);
+        }
+    }
+}
+
 /// Which brokers run, and since when.
 fn started(health: &Health) -> BTreeMap<&str, &str> {
     health.brokers.iter().map(|(name, broker)| (name.as_str(), broker.started_at.as_str())).collect()
@@ -117,12 +132,13 @@ async fn ask(
     broker: &MeshBroker,
     all: impl Fn(&BTreeMap<String, BrokerHealth>) -> bool + Send + Sync,
 ) -> Result<Health, async_nats::Error> {
-    let mut health = Health::default();
+    let (mut health, asked) = (Health::default(), Timestamp::now());
     ask_all(broker, "$SYS.REQ.SERVER.PING.VARZ", bytes::Bytes::new(), |message| {
         let answer = message.and_then(|message| serde_json::from_slice(&message.payload).ok());
         if let Some(Answer { data: Some(varz) }) = answer {
+            let clock_ahead = Some(clocks::ahead(varz.now, asked, Timestamp::now()));
             let (name, said) = said(varz);
-            health.brokers.insert(name, said);
+            health.brokers.insert(name, BrokerHealth { clock_ahead, ..said });
         }
         Some(if all(&health.brokers) { WINDOW } else { LATE })
     })
@@ -140,6 +156,7 @@ fn said(mut varz: Varz) -> (String, BrokerHealth) {
         meta_leader: meta_leader.filter(|leader| !leader.is_empty()),
         certificates: varz.metadata.remove(REVISION),
         configuration: REVISIONS.iter().filter_map(|key| varz.metadata.remove(*key)).collect(),
+        clock_ahead: None,
     };
     (varz.server_name, said)
 }

@@ -6,6 +6,7 @@
 pub mod accounts;
 mod advisories;
 pub mod api;
+mod clocks;
 pub mod cluster;
 mod connection;
 pub mod consumers;

@@ -12,6 +12,7 @@ use kube::ResourceExt;
 
 use super::{
     build::names,
+    clocks::Clocks,
     roll::{
         Progress,
         pods::{self, State},
@@ -43,6 +44,7 @@ pub struct Availability {
     stopped: StoppedByBroker,
     /// Those of them that are ready.
     impaired: usize,
+    clocks: Clocks,
 }
 
 impl Availability {
@@ -52,6 +54,7 @@ impl Availability {
         brokers: &[BrokerStatus],
         failures: &BTreeMap<String, String>,
         stopped: &StoppedByBroker,
+        clocks: &Clocks,
     ) -> Self {
         let restarts = mesh.status.iter().flat_map(|status| status.restarts.iter().flatten()).collect::<Vec<_>>();
         let is_ready = |name: &str| brokers.iter().any(|broker| broker.ready && broker.name == name);
@@ -67,12 +70,13 @@ impl Availability {
             away: away.collect(),
             stopped: stopped.clone(),
             impaired: names(mesh).filter(|name| is_ready(name) && stopped.contains_key(name)).count(),
+            clocks: clocks.clone(),
         }
     }
 
     /// True while a majority works, since events flow then; the reason says whether it is all of them.
     pub fn verdict(&self, progress: &Progress, connected: bool) -> Verdict {
-        let Self { wanted, ready, away, stopped, impaired } = self;
+        let Self { wanted, ready, away, stopped, impaired, clocks } = self;
         let count = format!("{ready} of {wanted} brokers are ready");
         let message = if away.is_empty() { count } else { format!("{count}; not ready: {}", away.join(", ")) };
         let works = *ready > wanted / 2;
@@ -96,6 +100,9 @@ impl Availability {
             }
             Progress::Going(step) => Verdict::good(kind, Reason::RollingOut, format!("{message}; {step}")),
             Progress::Settled if ready < wanted => Verdict::good(kind, Reason::Degraded, message),
+            Progress::Settled if !clocks.are_right() => {
+                Verdict::good(kind, Reason::ClocksDiffer, format!("{message}; {clocks}"))
+            }
             Progress::Settled => Verdict::good(kind, Reason::Available, message),
         }
     }
@@ -153,7 +160,13 @@ mod tests {
         };
         let all: Vec<_> = ready.iter().enumerate().map(broker).collect();
         let failures = BTreeMap::from([("m-broker-2".to_owned(), "ErrImagePull".to_owned())]);
-        Availability::of(&serde_json::from_value(mesh).expect("a mesh"), &all, &failures, &StoppedByBroker::new())
+        Availability::of(
+            &serde_json::from_value(mesh).expect("a mesh"),
+            &all,
+            &failures,
+            &StoppedByBroker::new(),
+            &Clocks::default(),
+        )
     }
 
     /// The same three, of which the first ones have no room.
@@ -176,6 +189,23 @@ mod tests {
         assert_eq!((verdict.status, verdict.reason), (Some(works), Reason::StorageStopped));
         assert!(verdict.message.starts_with("m-broker-0 has stopped storing s: no room"), "{}", verdict.message);
         assert_eq!(with_ready(vec![verdict])[0].status, Some(false));
+    }
+
+    #[rstest]
+    #[case(&[true, true, true], Progress::Settled, Reason::ClocksDiffer, true)]
+    #[case(&[true, true, false], Progress::Settled, Reason::Degraded, false)]
+    #[case(&[true, true, true], going(), Reason::RollingOut, false)]
+    fn a_wrong_clock_is_told_when_nothing_else_is_and_the_mesh_is_ready(
+        #[case] ready: &[bool],
+        #[case] progress: Progress,
+        #[case] reason: Reason,
+        #[case] is_ready: bool,
+    ) {
+        let clocks = Clocks::of([("m-broker-1", 60)]);
+        let verdict = Availability { clocks: clocks.clone(), ..brokers(ready) }.verdict(&progress, true);
+        assert_eq!((verdict.status, verdict.reason), (Some(true), reason));
+        assert_eq!(verdict.message.ends_with(&format!("; {clocks}")), is_ready);
+        assert_eq!(with_ready(vec![verdict])[0].status, Some(is_ready));
     }
 
     fn going() -> Progress {

@@ -4,6 +4,7 @@ mod apply;
 mod availability;
 pub mod build;
 pub mod certificates;
+mod clocks;
 mod members;
 mod replace;
 mod resolve;
@@ -39,6 +40,7 @@ use crate::{
 };
 use build::{Desired, names};
 use certificates::{Files, Found, Plan, Seen, plan::until};
+use clocks::Clocks;
 use resolve::Resolved;
 use status::Reached;
 use take_up::TakeUp;
@@ -124,7 +126,9 @@ impl Controller for MeshController {
         let scale = scale.act(context, &valid, &roll).await?;
         let seen = link::status::Seen { leafs: leafs(context, &key, &links).await, ..dialled.seen };
         let under_way = replace.verdict().or_else(|| volumes.verdict()).or_else(|| scale.verdict());
-        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, under_way);
+        let clocks = Clocks::observe(context, &key);
+        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, &clocks, under_way);
+        clocks::tell(context, &mesh, &clocks, &verdicts).await;
         let verdicts = verdicts.into_iter().chain(link::status::linked(&links, &seen)).collect();
         let (restart, links) = (roll.restart.as_ref(), Some((&links, &seen)));
         status::write(context, &mesh, verdicts, Reached { certificates: Some(&plan), restart, links }).await?;

@@ -16,6 +16,7 @@ use super::{
     availability::{Availability, failures, ready, wanted, with_ready},
     build::{listeners::Listener, names},
     certificates::{Files, Plan},
+    clocks::Clocks,
     roll::{self, Roll},
     take_up::{self, TakeUp},
 };
@@ -77,6 +78,7 @@ pub fn programmed(
     plan: &Plan,
     take_up: &TakeUp,
     roll: &Roll,
+    clocks: &Clocks,
     under_way: Option<Verdict>,
 ) -> Vec<Verdict> {
     let (namespace, name) = namespaced(mesh);
@@ -94,7 +96,7 @@ pub fn programmed(
         problem(programmed)
             .or(under_way)
             .unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
-        Availability::of(mesh, &brokers, &failures, &roll.stopped).verdict(&roll.progress(), connected),
+        Availability::of(mesh, &brokers, &failures, &roll.stopped, clocks).verdict(&roll.progress(), connected),
     ]
 }
 

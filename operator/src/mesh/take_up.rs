@@ -139,6 +139,7 @@ mod tests {
 
     fn health(brokers: &[(&str, Option<&str>)]) -> Health {
         let said = |certificates: Option<&str>| BrokerHealth {
+            clock_ahead: None,
             id: "N".to_owned(),
             version: "2.15.2".to_owned(),
             started_at: String::new(),

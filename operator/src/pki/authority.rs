@@ -116,8 +116,8 @@ mod tests {
         let other = Authority::generate("platform/retail", POLICY.authority, at(0)).expect("an authority");
         let leaf = authority.issue(&names(), POLICY.leaf, at(0)).expect("a leaf");
         assert_eq!(verify(&leaf.certificate, &authority.certificate, at(0)), Ok(()));
-        assert_eq!(verify(&leaf.certificate, &authority.certificate, at(-299)), Ok(()), "a slow clock");
-        assert_eq!(verify(&leaf.certificate, &authority.certificate, at(-301)), Err(Doubt::NotYetValid));
+        assert_eq!(verify(&leaf.certificate, &authority.certificate, at(-359)), Ok(()), "a slow clock");
+        assert_eq!(verify(&leaf.certificate, &authority.certificate, at(-361)), Err(Doubt::NotYetValid));
         assert_eq!(verify(&leaf.certificate, &authority.certificate, at(3601)), Err(Doubt::Expired));
         assert_eq!(verify(&leaf.certificate, &other.certificate, at(0)), Err(Doubt::UnknownAuthority));
         let both = format!("{}{}", other.certificate, authority.certificate);

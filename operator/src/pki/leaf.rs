@@ -55,10 +55,10 @@ mod tests {
         let other = Authority::generate("m", POLICY.authority, at(0)).expect("an authority");
         let leaf = authority.issue(&names, POLICY.leaf, at(0)).expect("a leaf");
         let judge = |leaf: &Pair, signer, names: &BTreeSet<String>, now| is_good(leaf, signer, names, &POLICY, at(now));
-        // 3,900 s from 300 s before.
-        assert_eq!(judge(&leaf, &authority, &names, 0), Ok(at(2300)));
-        assert_eq!(judge(&leaf, &authority, &names, 2299), Ok(at(2300)));
-        assert_eq!(judge(&leaf, &authority, &names, 2300), Err("two thirds of its life are over"));
+        // 3,960 s from 360 s before.
+        assert_eq!(judge(&leaf, &authority, &names, 0), Ok(at(2280)));
+        assert_eq!(judge(&leaf, &authority, &names, 2279), Ok(at(2280)));
+        assert_eq!(judge(&leaf, &authority, &names, 2280), Err("two thirds of its life are over"));
         assert_eq!(judge(&leaf, &authority, &names, 3601), Err("it has expired"));
         assert_eq!(judge(&leaf, &other, &names, 0), Err("the current authority has not signed it"));
         let more = ["a".to_owned(), "b".to_owned()].into();

@@ -29,7 +29,7 @@ pub struct Policy {
 }
 
 /// Longest time by which a certificate is valid before it is made, for clocks that are slow.
-const LONGEST_SKEW: Duration = Duration::from_mins(5);
+const LONGEST_SKEW: Duration = Duration::from_hours(1);
 
 /// A tenth of a short life: two thirds of it must not be over before it begins.
 fn skew(lifetime: Duration) -> Duration {
@@ -71,6 +71,6 @@ pub(crate) mod tests {
         assert_eq!(authority.facts.not_after, at(60));
         assert_eq!(renewal(&authority.facts), at(38));
         let long = Authority::generate("m", Duration::from_hours(30), at(0)).expect("an authority");
-        assert_eq!(long.facts.not_before, at(-300));
+        assert_eq!(long.facts.not_before, at(-3_600));
     }
 }

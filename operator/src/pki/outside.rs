@@ -104,7 +104,7 @@ mod tests {
         assert!(late.message.contains("has expired") && late.look_again.is_none(), "{late:?}");
         let early = check(&data, HOST, at(-400)).expect_err("early");
         assert!(early.message.contains("not valid before"), "{early:?}");
-        assert_eq!(early.look_again, Some(at(-300)));
+        assert_eq!(early.look_again, Some(at(-360)));
     }
 
     #[rstest]

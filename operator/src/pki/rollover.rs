@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn one_follows_another_over_two_overlaps() {
         let stable = first();
-        // 30 hours and 300 s, from 300 s before.
-        let due = 108_300 / 3 * 2 - 300;
+        // 30 hours and an hour, from an hour before.
+        let due = 111_600 / 3 * 2 - 3_600;
         assert_eq!(stays(&stable, &situation(due - 1)), at(due));
         let introducing = advanced(&stable, &situation(due));
         assert_eq!((introducing.phase(), &introducing.current), (Phase::Introducing, &stable.current));

@@ -62,7 +62,7 @@ async fn read(stream: &Stream, place: u64) -> Result<Option<(u64, u64)>> {
 }
 
 /// Makes a broker lead the stream, which answers from its own copy then.
-async fn lead(client: &Broker, name: &str, broker: &str) -> Result<()> {
+pub async fn lead(client: &Broker, name: &str, broker: &str) -> Result<()> {
     let leads = eventually("another leader", PATIENCE, async || {
         let leader = info(client, name).await?["cluster"]["leader"].as_str().unwrap_or_default().to_owned();
         if leader == broker {
@@ -75,6 +75,6 @@ async fn lead(client: &Broker, name: &str, broker: &str) -> Result<()> {
     leads.await.with_context(|| format!("{broker} does not lead"))
 }
 
-async fn info(client: &Broker, name: &str) -> Result<Value, String> {
+pub async fn info(client: &Broker, name: &str) -> Result<Value, String> {
     client.stream(name).await.map_err(|error| format!("{error:#}"))?.ok_or_else(|| "there is none".to_owned())
 }

@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use eventmesh_crds::Topic;
+use eventmesh_wire::names;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
@@ -11,7 +14,10 @@ use super::{
     copies,
     trial::{AROUND, Fault, Trial},
 };
-use crate::brokers::{mesh, name, not_ready, ready};
+use crate::{
+    brokers::{mesh, name, not_ready, ready},
+    objects::object,
+};
 
 macro_rules! fault {
     ($name:literal, $function:ident) => {
@@ -19,12 +25,14 @@ macro_rules! fault {
     };
 }
 
-pub const FAULTS: [Fault; 3] = [
+pub const FAULTS: [Fault; 4] = [
     fault!("two paused, third killed", no_majority),
     fault!("full volume", full_volume),
     fault!("flipped bit", flipped_bit),
+    fault!("clocks an hour off", wrong_clocks),
 ];
 
+const HOUR: i64 = 3_600;
 /// Room for the store of one broker, and little more.
 const VOLUME: u64 = 64 << 20;
 
@@ -115,6 +123,53 @@ async fn flipped_bit(trial: &mut Trial<'_>) -> Result<String> {
     trial.brokers.becomes(1, &ready()).await?;
     trial.whole().await?;
     Ok("nothing: the broker has found it and mended its copy".to_owned())
+}
+
+/// One is ahead, one is behind, and each of the three leads for a while.
+async fn wrong_clocks(trial: &mut Trial<'_>) -> Result<String> {
+    for (index, seconds) in [(1, HOUR), (2, -HOUR)] {
+        clock(trial, index, seconds).await?;
+    }
+    let (ahead, behind) = (format!("{} is {HOUR} s ahead", name(1)), format!("{} is {HOUR} s behind", name(2)));
+    let told = trial.brokers.available("ClocksDiffer", &format!("{ahead}, {behind}")).await?;
+    ensure!(told.status == "True", "events flow");
+    for leader in [1, 2, 0, 2, 1, 0] {
+        copies::lead(&trial.client, &trial.stream, &name(leader)).await?;
+        let more = trial.load.acknowledged() + AROUND;
+        trial.acknowledged(more).await?;
+    }
+    once(trial).await?;
+    for index in [1, 2] {
+        clock(trial, index, 0).await?;
+    }
+    trial.brokers.available("Available", "").await?;
+    Ok(told.message)
+}
+
+/// An event that is published to each leader is stored once. The broker that is ahead lets it expire too early; the others keep it.
+async fn once(trial: &Trial<'_>) -> Result<()> {
+    trial.brokers.ns.apply(&object("Topic", "short", "  mesh: {name: m}\n  retention: {maxAge: 30m}")).await?;
+    trial.brokers.ns.ready::<Topic>("short").await?;
+    let stream = names::stream(&trial.brokers.ns.name, "short");
+    for leader in [0, 1, 2, 0] {
+        copies::lead(&trial.client, &stream, &name(leader)).await?;
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("Nats-Msg-Id"), HeaderValue::from("one"))]);
+        trial.client.jetstream.publish_with_headers("short.x", headers, "one".into()).await?.await?;
+        let state = copies::info(&trial.client, &stream).await.map_err(anyhow::Error::msg)?["state"].take();
+        ensure!(state["last_seq"] == 1, "stored twice: {state}");
+        ensure!(leader == 1 || state["messages"] == 1, "{} has it no more: {state}", name(leader));
+    }
+    Ok(())
+}
+
+/// Its clock is moved while the broker is away: nothing moves that of a program that runs.
+async fn clock(trial: &mut Trial<'_>, index: usize, seconds: i64) -> Result<()> {
+    trial.brokers.stack.kill_peer(index);
+    trial.brokers.becomes(index, &not_ready()).await?;
+    trial.brokers.stack.shift_clock(index, seconds);
+    trial.brokers.stack.start_peer(index)?;
+    trial.brokers.becomes(index, &ready()).await?;
+    trial.whole().await
 }
 
 /// In the middle of what is stored of a stream. With its index a broker would not look: docs/durability.md.

@@ -82,9 +82,9 @@ fn a_new_mesh_gets_all_it_needs_and_then_rests() {
     assert_eq!(verify(&serving.certificate, made.authority.as_deref().expect("an authority"), at(0)), Ok(()));
     assert!(first.problem.is_none() && first.notes.is_empty());
     let second = world.pass(1, true);
-    assert_eq!((files(&second), second.look_again), (&made, at(2300)));
+    assert_eq!((files(&second), second.look_again), (&made, at(2280)));
     assert!(second.notes.is_empty());
-    let renewed = world.pass(2300, true);
+    let renewed = world.pass(2280, true);
     assert_eq!(reasons(&renewed), ["CertificateIssued"]);
     assert_ne!(files(&renewed).route, made.route);
     assert_eq!(files(&renewed).authority, made.authority, "the authority is the same");
