@@ -125,6 +125,11 @@ test-links: up far ## links over two clusters: star of five sites, chain, intere
 	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_links
 	@target/debug/test_links
 
+.PHONY: test-uninstall
+test-uninstall: up ## the operator and its objects taken off the cluster in each order, and what hung, was left and was lost; ROWS to choose
+	@$(STEP) "compile the trial" cargo build --quiet --package eventmesh-tests --bin test_uninstall
+	@target/debug/test_uninstall $(ROWS)
+
 # The second cluster, with the operator on it.
 .PHONY: far
 far: tools images

@@ -260,12 +260,32 @@ async fn a_leaderless_lease_rests_the_active_pod_and_wakes_no_second() {
         .unwrap();
         println!("500 events more {:.2} s after the leader of the leases was killed", killed.elapsed().as_secs_f64());
         brokers[leader].start_again().await.unwrap();
+        // Without it the second kill could take a majority of the copies that are up to date.
+        eventually("copies that are up to date", LIMIT, async || {
+            let living = brokers[leader].client().await.map_err(|error| error.to_string())?;
+            for stream in ["IN3", "EM_leases"] {
+                let info = api(&living, &format!("STREAM.INFO.{stream}"), &json!({})).await;
+                let cluster = info.map_err(|error| error.to_string())?["cluster"].take();
+                let copies = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+                if copies.len() != 2 || copies.iter().any(|copy| copy["current"] != true) {
+                    return Err(format!("{stream}: {cluster}"));
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+        .unwrap();
     }
     stop.send(()).unwrap();
     let count = publishing.await.unwrap();
     let client = brokers[0].client().await.unwrap();
     let messages = eventually("all events stored", LIMIT, async || {
-        let messages = messages(&client, "IN3").await.map_err(|error| error.to_string())?;
+        let read = tokio::time::timeout(Duration::from_secs(10), messages(&client, "IN3")).await;
+        let Ok(messages) = read else {
+            let info = api(&client, "STREAM.INFO.IN3", &json!({})).await.map_err(|error| error.to_string())?;
+            return Err(format!("reading hangs: {} {}", info["state"], info["cluster"]));
+        };
+        let messages = messages.map_err(|error| error.to_string())?;
         let found: BTreeSet<&[u8]> = messages.iter().map(|message| &message.payload[..]).collect();
         let missing = (0..count).filter(|number| !found.contains(format!("i{number}").as_bytes())).count();
         if missing == 0 { Ok(Some(messages)) } else { Err(format!("{missing} of {count} missing")) }

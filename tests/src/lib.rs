@@ -48,6 +48,7 @@ pub mod pod_security;
 pub mod process;
 pub mod stack;
 pub mod tls;
+pub mod uninstall;
 pub mod wait;
 
 use std::sync::LazyLock;
