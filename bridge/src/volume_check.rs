@@ -47,7 +47,7 @@ fn holds_a_broker(data: &Path) -> io::Result<bool> {
     for account in accounts {
         let group = account?.path().join("_js_/_meta_");
         let is_there = |file: &&str| fs::metadata(group.join(file)).is_ok_and(|found| found.len() > 0);
-        if OF_A_MEMBER.iter().all(|file| is_there(file)) {
+        if OF_A_MEMBER.iter().all(is_there) {
             return Ok(true);
         }
     }

@@ -212,6 +212,43 @@ async fn a_broker_s_restart_leaves_one_active_pod() {
     assert!(changes <= 3, "{carriers:?}");
 }
 
+/// Waits until all three copies of each of these streams are up to date.
+async fn up_to_date(client: &async_nats::Client, streams: &[&str]) {
+    eventually("copies that are up to date", LIMIT, async || {
+        for stream in streams {
+            let info = api(client, &format!("STREAM.INFO.{stream}"), &json!({})).await;
+            let cluster = info.map_err(|error| error.to_string())?["cluster"].take();
+            let copies = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if copies.len() != 2 || copies.iter().any(|copy| copy["current"] != true) {
+                return Err(format!("{stream}: {cluster}"));
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+}
+
+/// Waits until so many events are in the stream `IN3`, and gives what is there.
+async fn all_stored(
+    client: &async_nats::Client,
+    count: usize,
+    pods: [&Bridge; 2],
+) -> Vec<async_nats::jetstream::Message> {
+    eventually("all events stored", LIMIT, async || {
+        let messages = messages(client, "IN3").await.map_err(|error| error.to_string())?;
+        let found: BTreeSet<&[u8]> = messages.iter().map(|message| &message.payload[..]).collect();
+        let missing = (0..count).filter(|number| !found.contains(format!("i{number}").as_bytes())).count();
+        if missing == 0 {
+            return Ok(Some(messages));
+        }
+        let [a, b] = pods;
+        Err(format!("{missing} of {count} missing: {:?} {:?}", a.report().await, b.report().await))
+    })
+    .await
+    .unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaderless_lease_rests_the_active_pod_and_wakes_no_second() {
     let world = World::new().await;
@@ -261,36 +298,11 @@ async fn a_leaderless_lease_rests_the_active_pod_and_wakes_no_second() {
         println!("500 events more {:.2} s after the leader of the leases was killed", killed.elapsed().as_secs_f64());
         brokers[leader].start_again().await.unwrap();
         // Without it the second kill could take a majority of the copies that are up to date.
-        eventually("copies that are up to date", LIMIT, async || {
-            let living = brokers[leader].client().await.map_err(|error| error.to_string())?;
-            for stream in ["IN3", "EM_leases"] {
-                let info = api(&living, &format!("STREAM.INFO.{stream}"), &json!({})).await;
-                let cluster = info.map_err(|error| error.to_string())?["cluster"].take();
-                let copies = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
-                if copies.len() != 2 || copies.iter().any(|copy| copy["current"] != true) {
-                    return Err(format!("{stream}: {cluster}"));
-                }
-            }
-            Ok(Some(()))
-        })
-        .await
-        .unwrap();
+        up_to_date(&brokers[leader].client().await.unwrap(), &["IN3", "EM_leases"]).await;
     }
     stop.send(()).unwrap();
     let count = publishing.await.unwrap();
-    let client = brokers[0].client().await.unwrap();
-    let messages = eventually("all events stored", LIMIT, async || {
-        let read = tokio::time::timeout(Duration::from_secs(10), messages(&client, "IN3")).await;
-        let Ok(messages) = read else {
-            let info = api(&client, "STREAM.INFO.IN3", &json!({})).await.map_err(|error| error.to_string())?;
-            return Err(format!("reading hangs: {} {}", info["state"], info["cluster"]));
-        };
-        let messages = messages.map_err(|error| error.to_string())?;
-        let found: BTreeSet<&[u8]> = messages.iter().map(|message| &message.payload[..]).collect();
-        let missing = (0..count).filter(|number| !found.contains(format!("i{number}").as_bytes())).count();
-        if missing == 0 { Ok(Some(messages)) } else { Err(format!("{missing} of {count} missing")) }
-    });
-    let carriers = marks(&messages.await.unwrap());
+    let carriers = marks(&all_stored(&brokers[0].client().await.unwrap(), count, [&a, &b]).await);
     println!("the active pod changed {} time(s)", changes(&carriers));
     assert!(changes(&carriers) <= 2, "the pods carried in turns");
 }

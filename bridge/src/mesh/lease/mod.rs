@@ -17,6 +17,8 @@ use self::term::{Record, Term};
 use super::Mesh;
 
 pub use self::guard::Guard;
+#[cfg(test)]
+pub(super) use self::guard::now;
 
 /// How long a lease may not be renewed, although nobody else took it, before the routes are ended. The brokers choose a
 /// leader in four to seven seconds; until then nothing is carried, and nothing is given back.

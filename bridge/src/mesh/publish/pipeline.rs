@@ -290,20 +290,25 @@ impl Pipeline {
         rest.split('.').next()?.parse().ok()
     }
 
+    /// It waits for `retry_at`.
+    fn wait(&mut self, delivery: Delivery) {
+        if self.settings.ordered {
+            self.put_back.push(delivery);
+        } else {
+            self.retries.push_back(delivery);
+        }
+    }
+
     /// Another pod could be the active one by now: the event waits until that is known.
     fn not_now(&mut self, delivery: Delivery) {
-        self.put_back.push(delivery);
+        self.wait(delivery);
         self.retry_at = Some(tokio::time::Instant::now());
     }
 
     /// Nothing is wrong with the event; it goes again at once, alone.
     fn one_by_one(&mut self, delivery: Delivery) {
         self.books.retried(1);
-        if self.settings.ordered {
-            self.put_back.push(delivery);
-        } else {
-            self.retries.push_back(delivery);
-        }
+        self.wait(delivery);
         self.retry_at = Some(tokio::time::Instant::now());
     }
 
@@ -327,11 +332,7 @@ impl Pipeline {
         }
         delivery.receipt.held_up(problem);
         self.books.retried(1);
-        if self.settings.ordered {
-            self.put_back.push(delivery);
-        } else {
-            self.retries.push_back(delivery);
-        }
+        self.wait(delivery);
         if self.retry_at.is_none() {
             self.retry_at = Some(tokio::time::Instant::now() + self.backoff.next_wait());
         }
@@ -407,3 +408,7 @@ impl Pipeline {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;
