@@ -2,7 +2,7 @@
 //!
 //! What the broker holds is asked in the broker's own JSON, not through types that the operator uses too.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::{
@@ -179,6 +179,28 @@ impl Broker {
             {
                 return;
             }
+        }
+    }
+
+    /// Publishes one event after the other to each of the subjects, each until it is stored, until something is over. `sent` counts
+    /// those that are stored, and names the next one.
+    pub async fn publish_until<T>(
+        &self,
+        subjects: &[&str],
+        sent: &Cell<u64>,
+        over: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let publish = async {
+            loop {
+                for subject in subjects {
+                    self.publish_surely(subject, &format!("id {}", sent.get()), "event").await;
+                }
+                sent.set(sent.get() + 1);
+            }
+        };
+        tokio::select! {
+            over = over => over,
+            never = publish => never,
         }
     }
 

@@ -16,7 +16,7 @@ pub(super) fn ahead(said: Timestamp, asked: Timestamp, heard: Timestamp) -> i64 
 /// What to tell of a clock: nothing where it is nearly right, and what was told before where that is still nearly true, so that
 /// nobody writes a new status every ten seconds.
 pub(super) fn told(ahead: i64, before: Option<i64>) -> Option<i64> {
-    let nearly = |before: &i64| ahead.abs_diff(*before) <= (before.unsigned_abs() / 10).min(60).max(1);
+    let nearly = |before: &i64| ahead.abs_diff(*before) <= (before.unsigned_abs() / 10).clamp(1, 60);
     before.filter(nearly).or_else(|| (ahead.unsigned_abs() > TOLERANCE).then_some(ahead))
 }
 

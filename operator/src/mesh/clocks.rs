@@ -37,11 +37,13 @@ impl fmt::Display for Clocks {
 }
 
 /// An Event, once.
-pub async fn tell(context: &Context, mesh: &EventMesh, clocks: &Clocks, verdicts: &[Verdict]) {
+pub async fn tell(context: &Context, mesh: &EventMesh, verdicts: &[Verdict]) {
     let reason = Reason::ClocksDiffer;
     let mut before = mesh.status.iter().flat_map(|status| &status.conditions);
-    if verdicts.iter().any(|now| now.reason == reason) && !before.any(|one| one.reason == reason.as_str()) {
-        context.warn(mesh, reason.as_str(), clocks.to_string()).await;
+    if let Some(told) = verdicts.iter().find(|now| now.reason == reason)
+        && !before.any(|one| one.reason == reason.as_str())
+    {
+        context.warn(mesh, reason.as_str(), told.message.clone()).await;
     }
 }
 

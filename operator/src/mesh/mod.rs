@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use eventmesh_crds::EventMesh;
+use eventmesh_crds::{EventMesh, conditions::Verdict};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt;
 use tracing::debug;
@@ -40,7 +40,6 @@ use crate::{
 };
 use build::{Desired, names};
 use certificates::{Files, Found, Plan, Seen, plan::until};
-use clocks::Clocks;
 use resolve::Resolved;
 use status::Reached;
 use take_up::TakeUp;
@@ -121,14 +120,12 @@ impl Controller for MeshController {
             return Ok(Outcome::Progressing);
         }
         let roll = roll::run(context, &valid, &applied.stateful_set).await?;
-        roll::tell(context, &mesh, &roll).await;
         let replace = replace::run(context, &mesh, &valid, listed).await?;
         let scale = scale.act(context, &valid, &roll).await?;
         let seen = link::status::Seen { leafs: leafs(context, &key, &links).await, ..dialled.seen };
         let under_way = replace.verdict().or_else(|| volumes.verdict()).or_else(|| scale.verdict());
-        let clocks = Clocks::observe(context, &key);
-        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, &clocks, under_way);
-        clocks::tell(context, &mesh, &clocks, &verdicts).await;
+        let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, under_way);
+        tell(context, &mesh, &roll, &verdicts).await;
         let verdicts = verdicts.into_iter().chain(link::status::linked(&links, &seen)).collect();
         let (restart, links) = (roll.restart.as_ref(), Some((&links, &seen)));
         status::write(context, &mesh, verdicts, Reached { certificates: Some(&plan), restart, links }).await?;
@@ -212,6 +209,12 @@ fn desired(
 /// Until the next certificate is due.
 fn settled(context: &Context, plan: &Plan) -> Outcome {
     Outcome::SettledFor(until(plan.look_again, context.now()))
+}
+
+/// Events of what this pass has found out.
+async fn tell(context: &Context, mesh: &EventMesh, roll: &roll::Roll, verdicts: &[Verdict]) {
+    roll::tell(context, mesh, roll).await;
+    clocks::tell(context, mesh, verdicts).await;
 }
 
 async fn tell_restored(context: &Context, mesh: &EventMesh, resolved: &Resolved) {

@@ -78,13 +78,13 @@ pub fn programmed(
     plan: &Plan,
     take_up: &TakeUp,
     roll: &Roll,
-    clocks: &Clocks,
     under_way: Option<Verdict>,
 ) -> Vec<Verdict> {
     let (namespace, name) = namespaced(mesh);
     let brokers = brokers(context, &namespace, &name);
     let failures = failures(&children::pods(context, &namespace, &name));
     let key = MeshKey { namespace, name };
+    let clocks = Clocks::observe(context, &key);
     let connected = context.brokers.get(&key).is_some_and(|broker| broker.is_ready());
     let problem = |kind| plan.problem.clone().filter(|problem| problem.kind == kind);
     let (refs, programmed) = (ConditionType::ResolvedRefs, ConditionType::Programmed);
@@ -96,7 +96,7 @@ pub fn programmed(
         problem(programmed)
             .or(under_way)
             .unwrap_or_else(|| Verdict::good(programmed, Reason::Programmed, take_up.message())),
-        Availability::of(mesh, &brokers, &failures, &roll.stopped, clocks).verdict(&roll.progress(), connected),
+        Availability::of(mesh, &brokers, &failures, &roll.stopped, &clocks).verdict(&roll.progress(), connected),
     ]
 }
 

@@ -29,12 +29,6 @@ fn a_broker_without_its_volume_starts_when_nobody_counts_on_it() -> Result<()> {
         let mut brokers = three_with_a_topic(stack, ns).await?;
         let client = brokers.stack.broker(ns, "m").await?;
         let sent = Cell::new(0_u64);
-        let publish = async {
-            loop {
-                client.publish_surely("t.a", &format!("id {}", sent.get()), "event").await;
-                sent.set(sent.get() + 1);
-            }
-        };
         let two: BTreeSet<String> = [0, 1].map(name).into();
         let replace = async {
             brokers.lose(2).await?;
@@ -50,10 +44,7 @@ fn a_broker_without_its_volume_starts_when_nobody_counts_on_it() -> Result<()> {
             ensure!(listed.values().all(|list| !list.contains("m-broker-2")), "{listed:?}");
             anyhow::Ok(())
         };
-        tokio::select! {
-            replaced = replace => replaced?,
-            () = publish => unreachable!("it publishes until the broker is back"),
-        }
+        client.publish_until(&["t.a"], &sent, replace).await?;
         let stored = copies(&client, ns, "t").await?.1;
         // The one that was under way at the end may be there or not.
         assert!([sent.get(), sent.get() + 1].contains(&stored), "{stored} of {}", sent.get());

@@ -36,12 +36,6 @@ fn a_change_is_rolled_out_to_one_broker_at_a_time_and_loses_nothing() -> Result<
         ns.ready::<Topic>("t").await?;
         let client = brokers.stack.broker(ns, "m").await?;
         let sent = Cell::new(0);
-        let publish = async {
-            loop {
-                client.publish_surely("t.a", &format!("id {}", sent.get()), "event").await;
-                sent.set(sent.get() + 1);
-            }
-        };
         let roll = async {
             ns.apply(&mesh(3, ", podTemplate: {labels: {team: blue}}")).await?;
             brokers.take_note("the label", has_label).await?;
@@ -59,10 +53,7 @@ fn a_change_is_rolled_out_to_one_broker_at_a_time_and_loses_nothing() -> Result<
             ns.ready::<EventMesh>("m").await?;
             anyhow::Ok(restarted)
         };
-        let restarted = tokio::select! {
-            restarted = roll => restarted?,
-            () = publish => unreachable!("it publishes until the roll is over"),
-        };
+        let restarted = client.publish_until(&["t.a"], &sent, roll).await?;
         let mut told: Vec<_> = brokers.restarts().await?;
         told.reverse();
         let names: Vec<_> = told.iter().map(|restart| restart.broker.clone()).collect();

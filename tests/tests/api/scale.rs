@@ -33,14 +33,6 @@ fn brokers_come_get_their_share_and_go_again_without_a_loss() -> Result<()> {
         }
         let client = brokers.stack.broker(ns, "m").await?;
         let sent = Cell::new(0_u64);
-        let publish = async {
-            loop {
-                let id = format!("id {}", sent.get());
-                client.publish_surely("a.x", &id, "event").await;
-                client.publish_surely("alone.x", &id, "event").await;
-                sent.set(sent.get() + 1);
-            }
-        };
         let scale = async {
             ns.apply(&mesh(5, "")).await?;
             for index in [3, 4] {
@@ -71,10 +63,7 @@ fn brokers_come_get_their_share_and_go_again_without_a_loss() -> Result<()> {
             ns.ready::<EventMesh>("m").await?;
             anyhow::Ok(())
         };
-        tokio::select! {
-            scaled = scale => scaled?,
-            () = publish => unreachable!("it publishes until the brokers have gone"),
-        }
+        client.publish_until(&["a.x", "alone.x"], &sent, scale).await?;
         let left: BTreeSet<String> = (0..3).map(name).collect();
         for topic in TOPICS.iter().chain(&["wide"]) {
             assert_eq!(copies(&client, ns, topic).await?.0, left, "{topic}");

@@ -45,22 +45,13 @@ fn a_mesh_goes_up_to_the_next_version_and_back_under_publishing() -> Result<()> 
         ns.ready::<Topic>("t").await?;
         let client = brokers.stack.broker(ns, "m").await?;
         let sent = Cell::new(0);
-        let publish = async {
-            loop {
-                client.publish_surely("t.a", &format!("id {}", sent.get()), "event").await;
-                sent.set(sent.get() + 1);
-            }
-        };
         let there_and_back = async {
             follow(&mut brokers, ns, NEWER).await?;
             let half = sent.get();
             follow(&mut brokers, ns, OLDER).await?;
             anyhow::Ok(half)
         };
-        let half = tokio::select! {
-            half = there_and_back => half?,
-            () = publish => unreachable!("it publishes until the way is over"),
-        };
+        let half = client.publish_until(&["t.a"], &sent, there_and_back).await?;
         assert!(0 < half && half < sent.get(), "events were published on both ways");
         let (_, stored) = copies(&client, ns, "t").await?;
         // The one that was under way at the end may be there or not.
