@@ -102,7 +102,7 @@ reasons! {
     Connecting: "Pods have started and are not yet connected on both sides; the message names the route and the last error.",
     NoReport: "No bridge pod has reported in the last 30 seconds. Look at the pods and their logs.",
     LinkPending: "The account or the credentials of a link are being made. The operator goes on by itself.",
-    LinkConnecting: "The brokers are not connected over a link; the message names it and says who dials. If it lasts, look at the logs of the brokers that dial: the address, the certificate authority or the credentials may be wrong, or a wall is in between.",
+    LinkConnecting: "The brokers are not connected over a link; the message names it and says who dials. It also says why the last connection ended, as far as brokers tell, and what to do about it; without a reason nothing has answered at the address, or a wall is in between.",
     MirrorWaiting: "The other side has sent nothing for the copy yet: the link is not up, or there is no Bridge with `endpoint.link` and a route from the Topic there. The message says what its owner has to add.",
     MirrorSilent: "The other side has not been heard of for 30 seconds: the link is down, or the Bridge there is paused or gone. The copy keeps what it has, and catches up by itself.",
     // Stopped by the user.

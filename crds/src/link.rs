@@ -86,6 +86,12 @@ pub struct LinkStatus {
     /// Bytes of events that went over them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_out: Option<i64>,
+    /// Why the last connection ended or came to nothing, in the brokers' words. Absent where none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Since when connections have ended for that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_time: Option<String>,
     /// What is wrong and what to do, or what the link does not carry although its lists name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

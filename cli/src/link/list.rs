@@ -30,9 +30,9 @@ pub fn run(meshes: &[EventMesh], form: Form, now: i64) -> String {
 
 /// How it stands with a link, in a sentence.
 pub fn standing(mesh: &EventMesh, link: &str) -> String {
-    match status(mesh, link) {
-        Some(LinkStatus { message: Some(message), .. }) => format!("the operator says: {message}"),
-        Some(LinkStatus { state, .. }) => format!("the operator says that the link is {state}"),
+    match status(mesh, link).map(|status| (message(status), &status.state)) {
+        Some((Some(message), _)) => format!("the operator says: {message}"),
+        Some((None, state)) => format!("the operator says that the link is {state}"),
         None => {
             format!("the operator has not looked at the link yet: does it run? `kubectl describe em {}`", place(mesh))
         }
@@ -41,6 +41,12 @@ pub fn standing(mesh: &EventMesh, link: &str) -> String {
 
 fn status<'m>(mesh: &'m EventMesh, link: &str) -> Option<&'m LinkStatus> {
     mesh.status.as_ref()?.links.iter().flatten().find(|status| status.name == link)
+}
+
+/// What is wrong; without a connection, why the last one ended.
+fn message(status: &LinkStatus) -> Option<String> {
+    let end = status.last_error.as_ref().filter(|_| status.connections == Some(0));
+    status.message.clone().or_else(|| end.map(|reason| format!("the last connection ended with `{reason}`")))
 }
 
 fn row(mesh: &EventMesh, link: &Link, now: i64) -> Vec<String> {
@@ -58,7 +64,7 @@ fn row(mesh: &EventMesh, link: &Link, now: i64) -> Vec<String> {
         or_none(status.round_trip_milliseconds.map(|time| format!("{time}ms"))),
         or_none(status.bytes_in.map(text::bytes)),
         or_none(status.bytes_out.map(text::bytes)),
-        status.message.clone().unwrap_or_default(),
+        message(status).unwrap_or_default(),
     ]
 }
 
@@ -100,6 +106,8 @@ mod tests {
             round_trip_milliseconds: Some(3),
             bytes_in: Some(1_536),
             bytes_out: Some(0),
+            last_error: Some("Stale Connection".to_owned()),
+            last_error_time: Some(since.clone()),
             message: None,
         };
         let refused = LinkStatus {

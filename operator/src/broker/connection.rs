@@ -22,6 +22,7 @@ use super::{
     BrokerChange, BrokerEvent, MeshKey,
     api::{Api, BrokerError, Config, ConsumerAction, StreamInfo},
     copies::Copies,
+    ends::Ends,
     health::Health,
     links::LeafsByAccount,
     reports::Reports,
@@ -58,6 +59,7 @@ pub struct MeshBroker {
     pub placing: tokio::sync::RwLock<()>,
     /// Absent while nobody asks.
     pub(super) leafs: Mutex<Option<LeafsByAccount>>,
+    pub(super) ends: Mutex<Ends>,
     /// Counts connects of the mesh connection; the refresh loop waits on it.
     pub(super) connects: watch::Receiver<u64>,
     events: broadcast::Sender<BrokerEvent>,
@@ -101,6 +103,7 @@ impl MeshBroker {
             health: Mutex::new(before.map(|before| copy(&before.health)).unwrap_or_default()),
             placing: tokio::sync::RwLock::default(),
             leafs: Mutex::new(before.and_then(Self::leafs)),
+            ends: Mutex::new(before.map(|before| Ends::of(&before.ends)).unwrap_or_default()),
             connects,
             events,
             stop,

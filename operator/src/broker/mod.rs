@@ -11,6 +11,7 @@ pub mod cluster;
 mod connection;
 pub mod consumers;
 pub mod copies;
+pub mod ends;
 pub mod given_up;
 pub mod health;
 pub mod links;

@@ -9,7 +9,10 @@ use eventmesh_crds::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::plan::{Far, Links, Planned, Refused};
-use crate::broker::links::{Leafs, LeafsByAccount};
+use crate::broker::{
+    ends::{End, EndsByAccount},
+    links::{Leafs, LeafsByAccount},
+};
 
 /// What is known of the links besides their plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Seen {
     pub refused: BTreeMap<String, Refused>,
     /// What the brokers say; absent while they do not answer.
     pub leafs: Option<LeafsByAccount>,
+    /// Why the last connections ended.
+    pub ends: EndsByAccount,
 }
 
 /// The status of each link.
@@ -30,12 +35,20 @@ pub fn links(links: &Links, seen: &Seen, before: &[LinkStatus], now: Timestamp) 
             Ok(planned) => of(name, planned, seen),
             Err(refused) => bad(name, refused),
         };
-        let last = before.iter().find(|last| last.name == *name && last.state == status.state);
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        status.since = last.and_then(|last| last.since.clone()).or_else(|| Some(now.to_string()));
+        let before = before.iter().find(|before| before.name == *name);
+        let last = before.filter(|before| before.state == status.state);
+        status.since = last.and_then(|last| last.since.clone()).or_else(|| Some(whole(now)));
+        // An operator that has just started has heard nothing yet.
+        if let (None, Some(before)) = (&status.last_error, before) {
+            (status.last_error, status.last_error_time) = (before.last_error.clone(), before.last_error_time.clone());
+        }
         status
     });
     status.collect()
+}
+
+fn whole(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
 fn bad(name: &str, Refused { reason, message }: &Refused) -> LinkStatus {
@@ -48,7 +61,7 @@ fn bad(name: &str, Refused { reason, message }: &Refused) -> LinkStatus {
 }
 
 fn of(name: &str, planned: &Planned, seen: &Seen) -> LinkStatus {
-    let leafs = leafs(name, seen);
+    let (leafs, end) = (leafs(name, seen), end(name, seen));
     let notes = planned.problem.iter().map(|problem| problem.message.clone()).chain(stays(planned));
     let notes: Vec<String> = match seen.refused.get(name) {
         // What the brokers have may work all the same.
@@ -65,6 +78,8 @@ fn of(name: &str, planned: &Planned, seen: &Seen) -> LinkStatus {
         round_trip_milliseconds: (leafs.connections > 0).then_some(leafs.round_trip),
         bytes_in: Some(leafs.bytes_in),
         bytes_out: Some(leafs.bytes_out),
+        last_error: end.map(|end| end.reason.clone()),
+        last_error_time: end.map(|end| whole(end.time)),
         message: (!notes.is_empty()).then(|| notes.join("; ")),
     }
 }
@@ -72,6 +87,28 @@ fn of(name: &str, planned: &Planned, seen: &Seen) -> LinkStatus {
 fn leafs(name: &str, seen: &Seen) -> Leafs {
     let account = seen.accounts.get(name);
     account.and_then(|account| seen.leafs.as_ref()?.get(account).copied()).unwrap_or_default()
+}
+
+fn end<'s>(name: &str, seen: &'s Seen) -> Option<&'s End> {
+    seen.ends.get(seen.accounts.get(name)?)
+}
+
+/// What a side that dials knows of why it is not connected, and what to do.
+fn why(end: Option<&End>) -> String {
+    let Some(End { reason, .. }) = end else {
+        return "nothing has answered there so far: look at the address, and for a wall in between".to_owned();
+    };
+    let advice = match reason.as_str() {
+        "TLS Handshake Failure" => {
+            "compare ca.crt of the link's Secret with the authority of the other side, the host of the URL with its              certificate, and the clocks"
+        }
+        // So end connections that the other side has turned away.
+        "Client Closed" | "Read Error" | "Authentication Failure" | "Authentication Expired" => {
+            "the other side has ended the connection: mostly it does not know the credentials any more; take a new copy              with `kubectl eventmesh link generate` there"
+        }
+        _ => "the logs of the brokers tell more, in lines with `leafnode`",
+    };
+    format!("the last connection ended with `{reason}`; {advice}")
 }
 
 /// Tells which exported subjects the mesh's own events do not leave by.
@@ -111,8 +148,7 @@ pub fn linked(links: &Links, seen: &Seen) -> Option<Verdict> {
                 Some(Far::Mesh { key, .. }) => format!("this side dials EventMesh {key}"),
                 Some(Far::Remote { urls, .. }) => format!("this side dials {}", urls.join(", ")),
             };
-            let why = "why not, only the logs of the brokers tell, in lines with `leafnode`";
-            let why = if planned.dials.is_some() { format!("; {why}") } else { String::new() };
+            let why = planned.dials.as_ref().map(|_| format!("; {}", why(end(name, seen)))).unwrap_or_default();
             Verdict::bad(kind, Reason::LinkConnecting, format!("link {name}: no broker is connected; {who}{why}"))
         }
     })
@@ -152,6 +188,36 @@ mod tests {
         let third = links(&all, &seen(0), &second, at(30));
         assert_eq!((third[0].state.as_str(), &third[0].since), ("Connecting", &Some(at(30).to_string())));
         assert_eq!(third[0].round_trip_milliseconds, None);
+    }
+
+    #[test]
+    fn the_last_error_stays_until_there_is_another() {
+        let all = Links::from([("l".to_owned(), Ok(planned()))]);
+        let ended = |reason: &str, second| Seen {
+            ends: [("K".to_owned(), End { reason: reason.to_owned(), time: at(second) })].into(),
+            ..seen(1)
+        };
+        let told = |status: &[LinkStatus]| (status[0].last_error.clone(), status[0].last_error_time.clone());
+        let stale = links(&all, &ended("Stale Connection", 5), &[], at(10));
+        assert_eq!(told(&stale), (Some("Stale Connection".to_owned()), Some(at(5).to_string())));
+        assert_eq!(told(&links(&all, &seen(1), &stale, at(20))), told(&stale), "a new operator has heard nothing");
+        let other = links(&all, &ended("Read Error", 25), &stale, at(30));
+        assert_eq!(told(&other), (Some("Read Error".to_owned()), Some(at(25).to_string())));
+    }
+
+    #[test]
+    fn a_side_that_dials_says_why_it_is_not_connected() {
+        let far = Far::Remote { urls: vec!["tls://far".to_owned()], secret: "s".to_owned() };
+        let all = Links::from([("l".to_owned(), Ok(Planned { dials: Some(far), ..planned() }))]);
+        let message = |seen: &Seen| linked(&all, seen).map(|verdict| verdict.message).unwrap_or_default();
+        assert!(message(&seen(0)).ends_with("this side dials tls://far; nothing has answered there so far: look at the address, and for a wall in between"));
+        let end = |reason: &str| End { reason: reason.to_owned(), time: at(1) };
+        for (reason, advice) in
+            [("TLS Handshake Failure", "ca.crt"), ("Client Closed", "link generate"), ("Other", "logs")]
+        {
+            let said = message(&Seen { ends: [("K".to_owned(), end(reason))].into(), ..seen(0) });
+            assert!(said.contains(&format!("`{reason}`; ")) && said.contains(advice), "{said}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use kube::ResourceExt;
 use tracing::debug;
 
 use crate::{
-    broker::{ConnectSpec, MeshKey, links::LeafsByAccount},
+    broker::{ConnectSpec, MeshKey},
     cache::namespaced,
     engine::{Context, Controller, Error, Outcome},
     identity::MeshKeys,
@@ -122,7 +122,7 @@ impl Controller for MeshController {
         let roll = roll::run(context, &valid, &applied.stateful_set).await?;
         let replace = replace::run(context, &mesh, &valid, listed).await?;
         let scale = scale.act(context, &valid, &roll).await?;
-        let seen = link::status::Seen { leafs: leafs(context, &key, &links).await, ..dialled.seen };
+        let seen = heard(context, &key, &links, dialled.seen).await;
         let under_way = replace.verdict().or_else(|| volumes.verdict()).or_else(|| scale.verdict());
         let verdicts = status::programmed(context, &mesh, &plan, &take_up, &roll, under_way);
         tell(context, &mesh, &roll, &verdicts).await;
@@ -240,8 +240,9 @@ async fn take_up(
 }
 
 /// What the brokers say of their links; nobody asks them where there are none.
-async fn leafs(context: &Context, key: &MeshKey, links: &Links) -> Option<LeafsByAccount> {
-    let broker = context.brokers.get(key)?;
+async fn heard(context: &Context, key: &MeshKey, links: &Links, seen: link::status::Seen) -> link::status::Seen {
+    let Some(broker) = context.brokers.get(key) else { return seen };
+    broker.hear_ends(&seen.accounts.values().cloned().collect());
     if links.is_empty() {
         broker.forget_leafs();
     } else if broker.leafs().is_none()
@@ -249,7 +250,7 @@ async fn leafs(context: &Context, key: &MeshKey, links: &Links) -> Option<LeafsB
     {
         debug!(mesh = %key, %error, "could not ask the brokers of their links");
     }
-    broker.leafs()
+    link::status::Seen { leafs: broker.leafs(), ends: broker.ends(), ..seen }
 }
 
 /// Removes what a mesh needs to dial, when it dials nobody any more.

@@ -1,21 +1,27 @@
 //! What each copy of a stream holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::stream::Stream;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use super::trial::PATIENCE;
 use crate::{broker::Broker, wait::eventually};
 
+const PATIENCE: Duration = Duration::from_mins(2);
+/// A broker that was killed while its copy and the leader's had come apart gets nothing until the leader compacts its log, every
+/// two to three minutes (`compactInterval` in nats-server's `jetstream_cluster.go`).
+const CATCHES_UP: Duration = Duration::from_mins(6);
 /// Requests on their way at once.
 const AT_ONCE: usize = 64;
 
 /// Waits until all three copies are up to date.
 pub async fn current(client: &Broker, name: &str) -> Result<()> {
-    let current = eventually("copies that are up to date", PATIENCE, async || {
+    let current = eventually("copies that are up to date", CATCHES_UP, async || {
         let info = info(client, name).await?;
         let others = info["cluster"]["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
         let behind: Vec<String> = others.iter().filter(|one| one["current"] != true).map(Value::to_string).collect();

@@ -22,7 +22,7 @@ const TOPIC: &str = "events";
 const RATE: u64 = 200;
 /// Events that are acknowledged before a fault begins, and after it.
 pub const AROUND: usize = 400;
-pub const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// When nothing that is on its way is acknowledged any more.
 const STILL: Duration = Duration::from_secs(2);
 

@@ -12,7 +12,10 @@ use async_nats::{
     ConnectOptions, HeaderMap,
     jetstream::{
         Context as JetStream,
-        consumer::{DeliverPolicy, pull::OrderedConfig},
+        consumer::{
+            DeliverPolicy,
+            pull::{Ordered, OrderedConfig},
+        },
     },
 };
 use futures::StreamExt;
@@ -133,10 +136,10 @@ impl Load {
         let mut at = from;
         // A consumer that breaks off goes on where it was.
         while at <= last {
-            let stream = self.broker.jetstream.get_stream(&self.stream).await?;
-            let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: at };
-            let consumer = stream.create_consumer(OrderedConfig { deliver_policy, ..OrderedConfig::default() }).await?;
-            let mut messages = consumer.messages().await?;
+            let mut messages = crate::wait::eventually("consumer of the stream", READ, async || {
+                self.reader(at).await.map(Some).map_err(|error| format!("{error:#}"))
+            })
+            .await?;
             while at <= last {
                 let message = timeout(READ, messages.next()).await.context("the stream hands nothing out")?;
                 let Some(Ok(message)) = message else { break };
@@ -147,6 +150,14 @@ impl Load {
             }
         }
         Ok(stored)
+    }
+
+    /// Fails while nobody leads the stream.
+    async fn reader(&self, from: u64) -> Result<Ordered> {
+        let stream = self.broker.jetstream.get_stream(&self.stream).await?;
+        let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: from };
+        let consumer = stream.create_consumer(OrderedConfig { deliver_policy, ..OrderedConfig::default() }).await?;
+        Ok(consumer.messages().await?)
     }
 
     async fn last_sequence(&self) -> Result<u64> {

@@ -104,9 +104,10 @@ fn a_mesh_of_another_cluster_dials_with_what_the_command_line_has_written() -> R
 
         plant.ns.apply(&written).await?;
         plant.apply(&format!("  links:\n  {indented}\n")).await?;
-        let spoke = plant.broker().await?;
-        plant.ns.secret("floor-links", "office.creds").await?;
-        dials(plant, &url).await?;
+        let spoke = dials_with_a_wrong_authority(plant, &url).await?;
+        plant.ns.apply(&written).await?;
+        let right = plant.ns.secret("head-office", "ca.crt").await?;
+        is_given(plant, &right).await?;
         spoke.sync().await?;
         for site in [office, plant] {
             site.is("Linked", "1 of 1").await.with_context(|| spoke.log())?;
@@ -137,6 +138,33 @@ async fn nothing_is_generated_without_a_link(office: &Site<'_>) -> Result<()> {
     refused("cannot be dialled: it has no spec.listeners.leaf").await?;
     office.apply("  listeners: {leaf: {}}\n  links: [{name: plant, to: {remote: {}}, import: ['line.>']}]").await?;
     refused("office-link-plant is not there after 1 s; the operator").await
+}
+
+/// Its own, by an accident: no broker of the other side is trusted, and the condition says so.
+async fn dials_with_a_wrong_authority(site: &Site<'_>, url: &str) -> Result<MeshBroker> {
+    let own = site.ns.secret("floor-broker-tls", "ca.crt").await?;
+    let data = json!({"data": {"ca.crt": ByteString(own.as_bytes().to_vec())}});
+    site.ns.patch::<Secret>("head-office", data).await?;
+    let broker = site.broker().await?;
+    is_given(site, &own).await?;
+    dials(site, url).await?;
+    broker.sync().await?;
+    site.is("LinkConnecting", "`TLS Handshake Failure`; compare ca.crt").await.with_context(|| broker.log())?;
+    let told = status(site.ns, "floor", "the last error", |link| link.last_error_time.is_some()).await?;
+    assert_eq!(told.last_error.as_deref(), Some("TLS Handshake Failure"));
+    let table = site.cli.write(&["link", "list", "--all-namespaces"]).await?;
+    ensure!(table.contains("the last connection ended with `TLS Handshake Failure`"), "{table}");
+    Ok(broker)
+}
+
+/// Waits until the brokers of a site are given this authority to trust over the link.
+async fn is_given(site: &Site<'_>, authority: &str) -> Result<()> {
+    let has = |secret: &Secret| {
+        let files = secret.data.as_ref()?;
+        files.contains_key("office.creds").then_some(())?;
+        files.values().any(|file| file.0 == authority.as_bytes()).then_some(())
+    };
+    site.ns.until::<Secret, _>("floor-links", "the authority", has).await
 }
 
 /// Waits until the brokers of a site are told to dial.
@@ -224,6 +252,7 @@ async fn a_link_that_is_taken_back_is_cut(
     office.ns.patch::<EventMesh>("office", json!({"spec": {"links": null}})).await?;
     office.ns.gone::<Secret>("office-link-plant").await?;
     plant.is("LinkConnecting", "this side dials tls://localhost").await?;
+    plant.is("LinkConnecting", "it does not know the credentials any more").await?;
     let said = office.cli.run(generate, "").await?;
     ensure!(!said.good && said.err.contains("has no link plant"), "{said:?}");
 
