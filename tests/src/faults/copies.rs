@@ -41,7 +41,11 @@ pub async fn agree(client: &Broker, name: &str) -> Result<()> {
     let mut seen: Option<(String, BTreeMap<u64, u64>)> = None;
     for broker in members {
         lead(client, name, &broker).await?;
-        let stream = client.jetstream.get_stream(name).await?;
+        // Who has just begun to lead may not answer at once.
+        let stream = eventually("the stream", PATIENCE, async || {
+            client.jetstream.get_stream(name).await.map(Some).map_err(|error| error.to_string())
+        });
+        let stream = stream.await?;
         let reads = stream::iter(places.clone()).map(|place| read(&stream, place)).buffer_unordered(AT_ONCE);
         let copy: BTreeMap<u64, u64> = reads.try_filter_map(async |read| Ok(read)).try_collect().await?;
         if let Some((other, known)) = &seen {
