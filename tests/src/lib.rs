@@ -46,6 +46,7 @@ pub mod operations;
 pub mod paths;
 pub mod pod_security;
 pub mod process;
+pub mod rows;
 pub mod stack;
 pub mod tls;
 pub mod uninstall;

@@ -6,13 +6,13 @@
 use anyhow::Result;
 use eventmesh_tests::{
     faults::{FAULTS, Trial, head, judge},
+    rows,
     stack::Stack,
 };
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let is_wanted = rows::wanted();
     println!("{}", head());
     let mut rows = Vec::new();
     for fault in FAULTS.iter().filter(|fault| is_wanted(fault.name)) {

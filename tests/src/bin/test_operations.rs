@@ -6,12 +6,12 @@ use anyhow::Result;
 use eventmesh_tests::{
     cluster::Cluster,
     operations::{OPERATIONS, Trial, head, judge},
+    rows,
 };
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let is_wanted = rows::wanted();
     let cluster = Cluster::connect().await?;
     cluster.kube.remove_leftovers().await?;
     cluster
