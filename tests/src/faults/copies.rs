@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::{broker::Broker, wait::eventually};
 
 const PATIENCE: Duration = Duration::from_mins(2);
-/// A broker that was killed while its copy and the leader's had come apart gets nothing until the leader compacts its log, every
-/// two to three minutes (`compactInterval` in nats-server's `jetstream_cluster.go`).
+/// A broker that was killed while its copy and the leader's had come apart gets nothing until the leader compacts its log: by
+/// its source every two to three minutes (`compactInterval` in nats-server's `jetstream_cluster.go`).
 const CATCHES_UP: Duration = Duration::from_mins(6);
 /// Requests on their way at once.
 const AT_ONCE: usize = 64;

@@ -179,14 +179,14 @@ impl fmt::Display for Row {
     }
 }
 
-/// The last line.
+/// The last line. What hangs has ended the trial before.
 ///
 /// # Errors
 /// When events were lost that were to be kept, or were there that were not.
 pub fn judge(rows: &[Row]) -> Result<String> {
     rows.first().context("no order is called so")?;
     let lost: u64 = rows.iter().filter(|row| row.keeps).map(|row| row.published.abs_diff(row.found)).sum();
-    let line = format!("uninstall: orders {}, hung 0, lost {lost}", rows.len());
+    let line = format!("uninstall: orders {}, lost {lost}", rows.len());
     ensure!(lost == 0, "{line}; events were lost");
     ensure!(rows.iter().all(|row| row.keeps || row.found == 0), "{line}; events have outlived their volume");
     Ok(line)

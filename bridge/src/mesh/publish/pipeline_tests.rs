@@ -61,11 +61,13 @@ async fn what_comes_just_after_the_end_of_a_lease_goes_when_it_is_renewed(
     };
     mesh.set_lease_end(lease::now() + Duration::from_millis(200));
     let publisher = Publisher::start(mesh.clone(), Arc::clone(&books), settings);
+    // It waits for events by then.
     tokio::time::sleep(Duration::from_millis(100)).await;
     eventually("end of the lease", limit, async || Ok((!mesh.may_carry()).then_some(()))).await.unwrap();
     for _ in 0..3 {
         publisher.send(event(&books));
     }
+    // Long enough to store them, if it did not know better.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(books.counters().delivered, 0, "sent although another pod could be the active one");
     mesh.set_lease_end(lease::now() + Duration::from_hours(1));
