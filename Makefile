@@ -9,7 +9,8 @@ MAKEFLAGS += --no-print-directory
 TARGET := $(shell uname -m)-unknown-linux-musl
 STEP := tests/tools/step
 CLI_DIR ?= $(HOME)/.local/bin
-# Tests mostly wait for a cluster; this many share it.
+# Tests mostly wait, for programs or for the cluster; this many run side by side.
+UNIT_THREADS ?= 6
 TEST_THREADS ?= 4
 
 # What a child of make must not inherit from whoever calls it: a cluster of one's own is named by KUBECONFIG_UNDER_TEST.
@@ -42,7 +43,7 @@ CLUSTER_TESTS := $(addprefix --test=,$(call integration,tests))
 .PHONY: test
 test: up accounts ## every test: unit, snapshot, CRD rules, mocked API, real API server, end to end on the cluster
 	@$(STEP) "compile the tests" cargo test --workspace $(UNIT_TESTS) $(CLUSTER_TESTS) --no-run --quiet
-	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace $(UNIT_TESTS) --no-fail-fast --quiet
+	@$(STEP) "unit, snapshot, rule and mocked-API tests" cargo test --workspace $(UNIT_TESTS) --no-fail-fast --quiet -- --test-threads $(UNIT_THREADS)
 	@$(STEP) "real API server and end-to-end tests" cargo test --workspace $(CLUSTER_TESTS) --no-fail-fast -- --test-threads $(TEST_THREADS)
 
 .PHONY: check

@@ -12,7 +12,7 @@ use crate::{
     child::{Child, Start},
     identity::Login,
     objects::Namespace,
-    paths,
+    paths::{self, Stored},
     wait::eventually,
 };
 
@@ -36,6 +36,7 @@ pub struct MeshBroker {
     services: Vec<(String, String)>,
     folder: PathBuf,
     process: Option<Child>,
+    _stored: Stored,
 }
 
 /// Whether the operator has made files of the spec as it is, and not only of one before.
@@ -48,12 +49,14 @@ fn is_programmed(mesh: &EventMesh) -> Option<()> {
 impl MeshBroker {
     /// Starts one once the operator has made its files.
     pub async fn start(namespace: &Namespace, mesh: &str, place: Place, services: &[(String, String)]) -> Result<Self> {
+        let folder = paths::scratch(&format!("broker-{mesh}"))?;
         let mut broker = Self {
             namespace: namespace.clone(),
             mesh: mesh.to_owned(),
             place,
             services: services.to_vec(),
-            folder: paths::scratch(&format!("broker-{mesh}"))?,
+            _stored: Stored::new(&folder, "data"),
+            folder,
             process: None,
         };
         namespace.until::<EventMesh, _>(mesh, "one whose files are those of its spec", is_programmed).await?;

@@ -45,6 +45,33 @@ pub fn scratch(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What a program stores in a scratch folder, which nobody reads afterwards: it goes when this is dropped, and logs stay. A run
+/// of all tests would leave gigabytes. Declared after the program, it goes after it.
+#[derive(Debug)]
+pub struct Stored {
+    folder: PathBuf,
+    prefix: &'static str,
+}
+
+impl Stored {
+    /// The folders in `folder` whose names begin with `prefix`.
+    #[must_use]
+    pub fn new(folder: &Path, prefix: &'static str) -> Self {
+        Self { folder: folder.to_owned(), prefix }
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(self.prefix) && entry.path().is_dir() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
 /// Before this process makes its first: what has its number is of an earlier one.
 fn remove_leftovers(root: &Path) {
     let own = std::process::id().to_string();

@@ -21,7 +21,7 @@ use crate::{
     child::{Child, Start, free_port},
     identity::Login,
     objects::{Kube, Namespace, OperatorLog},
-    paths,
+    paths::{self, Stored},
     process::{Volume, exchange},
     wait,
 };
@@ -67,6 +67,7 @@ pub struct Stack {
     volumes: BTreeMap<usize, Volume>,
     /// Seconds that the clocks of brokers are ahead, where they are wrong.
     clocks: BTreeMap<usize, i64>,
+    _stored: Stored,
 }
 
 /// How the operator is started.
@@ -104,6 +105,7 @@ impl Stack {
         let brokers_at = address(broker_port);
         let operator = start_operator(&api, &folder, &brokers_at, webhook_port, true).await?;
         let log = operator.process.log().to_owned();
+        let stored = Stored::new(&folder, "jetstream");
         let kube = Kube { client: api.client(ADMIN).await?, operator_log: OperatorLog::File(log), patience: PATIENCE };
         Ok(Self {
             kube,
@@ -117,6 +119,7 @@ impl Stack {
             peers: Vec::new(),
             volumes: BTreeMap::new(),
             clocks: BTreeMap::new(),
+            _stored: stored,
         })
     }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A virtual machine starts, and reads its journal.
-const BOOT: Duration = Duration::from_mins(3);
+const BOOT: Duration = Duration::from_mins(5);
 
 /// A running Artemis that speaks AMQP 1.0. Killing and starting it again keeps port and data.
 pub struct Artemis {

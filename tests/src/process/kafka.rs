@@ -87,7 +87,7 @@ impl Kafka {
     async fn listens(&self) -> Result<()> {
         // Several at once on a busy machine take their time.
         let address = (self.host.as_str(), self.ports.plain);
-        let listening = eventually("Kafka", Duration::from_mins(2), async || {
+        let listening = eventually("Kafka", Duration::from_mins(5), async || {
             if let Some(status) = self.child.exited() {
                 return Err(format!("it ended: {status}"));
             }

@@ -10,7 +10,7 @@ use super::{Accounts, listens};
 use crate::{
     child::{Child, Start, free_port},
     identity::Login,
-    paths,
+    paths::{self, Stored},
 };
 
 /// A running broker. Killing and starting it again keeps port and data.
@@ -20,6 +20,7 @@ pub struct Nats {
     /// As whom tests connect; nobody where it asks nobody.
     admin: Option<Login>,
     pub port: u16,
+    _stored: Stored,
 }
 
 impl Nats {
@@ -71,7 +72,8 @@ impl Nats {
         write!(config, "jetstream {{ store_dir: {}, sync_interval: {sync} }}\n{extra}\n", store.display())?;
         std::fs::write(folder.join("nats.conf"), config)?;
         let child = Self::spawn(&folder)?;
-        Ok(Self { child, folder, admin: None, port })
+        let stored = Stored::new(&folder, "jetstream");
+        Ok(Self { child, folder, admin: None, port, _stored: stored })
     }
 
     fn spawn(folder: &std::path::Path) -> Result<Child> {

@@ -17,7 +17,7 @@ use crate::child::{Child, Start, free_port};
 /// Where Debian's package has its programs. The ones in `/usr/sbin` change to a user of their own and to a folder of theirs.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// An Erlang node reads its configuration and loads some fifty applications first.
-const BOOT: Duration = Duration::from_mins(3);
+const BOOT: Duration = Duration::from_mins(5);
 
 /// A running RabbitMQ. Killing and starting it again keeps ports and data.
 pub struct Rabbitmq {
