@@ -22,6 +22,8 @@ pub enum Class {
     Conflict,
     /// The API server or the broker cannot answer now.
     Unavailable,
+    /// The object's namespace is being deleted, and the object with it: nothing can be made there any more.
+    Leaving,
     /// The operator may not do this.
     Denied,
     /// Anything else.
@@ -34,6 +36,7 @@ impl Class {
         match self {
             Self::Conflict => "conflict",
             Self::Unavailable => "unavailable",
+            Self::Leaving => "leaving",
             Self::Denied => "denied",
             Self::Internal => "internal",
         }
@@ -54,6 +57,7 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
+            Self::Kubernetes { source, .. } if is_leaving(source) => Class::Leaving,
             Self::Kubernetes { source, .. } => match &**source {
                 kube::Error::Api(status) => class_of(status.code),
                 kube::Error::Service(_) | kube::Error::HyperError(_) => Class::Unavailable,
@@ -74,8 +78,39 @@ fn class_of(code: u16) -> Class {
     }
 }
 
+/// Whether the API server answered that the namespace is being deleted.
+#[must_use]
+pub fn is_leaving(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// Whether the API server answered that the object is not there.
 #[must_use]
 pub fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(causes: &serde_json::Value) -> Class {
+        let status = json!({"status": "Failure", "code": 403, "reason": "Forbidden", "details": {"causes": causes}});
+        let status: Status = serde_json::from_value(status).unwrap();
+        Error::kubernetes("apply a child")(kube::Error::Api(Box::new(status))).class()
+    }
+
+    #[test]
+    fn a_namespace_that_goes_is_no_missing_right() {
+        assert_eq!(
+            refused(&json!([{"reason": "NamespaceTerminating", "field": "metadata.namespace"}])),
+            Class::Leaving
+        );
+        assert_eq!(refused(&json!([])), Class::Denied);
+    }
 }

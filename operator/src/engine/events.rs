@@ -4,9 +4,9 @@ use kube::{
     Resource,
     runtime::events::{Event, EventType},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::Context;
+use super::{Context, error::is_leaving};
 
 /// Longest note that the API server takes, less a margin.
 const LONGEST_NOTE: usize = 1000;
@@ -37,7 +37,11 @@ impl Context {
             Event { type_, reason: reason.into(), note: Some(note), action: "Reconcile".into(), secondary: None };
         // An Event is a courtesy: the condition says the same, so a failure to write it fails nothing.
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-            warn!(%error, reason, "could not publish an Event");
+            if is_leaving(&error) {
+                debug!(%error, reason, "nobody will read this Event");
+            } else {
+                warn!(%error, reason, "could not publish an Event");
+            }
         }
     }
 }

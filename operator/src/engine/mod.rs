@@ -102,7 +102,7 @@ async fn one_pass<C: Controller>(object: Arc<C::Object>, run: Arc<Run<C>>) -> Re
         }
         Err(error) => {
             let _entered = span.enter();
-            if error.class() == Class::Conflict {
+            if matches!(error.class(), Class::Conflict | Class::Leaving) {
                 debug!(%error, "reconcile will be tried again");
             } else {
                 warn!(%error, class = error.class().label(), "reconcile failed; it is tried again");
